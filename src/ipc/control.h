@@ -1,22 +1,26 @@
-/* Where an instance is found. Used by the command line, `belay run` and belayd, so that all agree. */
+/* Where an instance is found. Used by the command line, `belay run` and belayd, so that all agree.
+ */
 #pragma once
 
 #include "base/error.h"
 
 #define CONTROL_VERSION 1
-#define INSTANCE_DIR_MAX 200 /* leaves room for "/control" in sun_path */
+#define INSTANCE_DIR_MAX 200 /* reached through a descriptor, so sun_path does not limit it */
 
 /*
- * An instance is a directory: DIR/control is the control socket (SEQPACKET), DIR/state/ROLE/ its files. Order of
- * search: --dir or BELAY_DIR; the user's own (XDG_STATE_HOME/belay, else ~/.local/state/belay) if its control
- * socket answers; the host's (/run/belay, state in /var/lib/belay).
+ * An instance is a directory: DIR/control is the control socket (SEQPACKET), DIR/state/ROLE/ its
+ * files. Order of search: --dir or BELAY_DIR; the user's own (XDG_STATE_HOME/belay, else
+ * ~/.local/state/belay) if its control socket answers; the host's (/run/belay, state in
+ * /var/lib/belay).
  */
 struct instance {
 	char dir[INSTANCE_DIR_MAX];
-	char found[128]; /* "--dir", "BELAY_DIR", "the user's own instance", "the host's instance" */
+	char found[128]; /* "--dir", "BELAY_DIR", "the user's own instance", "the host's instance"
+			  */
 };
 
-/* Default directory of this user's private instance, or the host's for uid 0. For belayd without --dir. */
+/* Default directory of this user's private instance, or the host's for uid 0. For belayd without
+ * --dir. */
 int instance_default(struct instance *ret, struct error *e) _must_check_;
 /* Finds and connects. dir may be NULL. Return: connected socket, or -errno with e set. */
 int instance_connect(const char *dir, struct instance *ret, struct error *e) _must_check_;
