@@ -1,0 +1,289 @@
+/*
+ * The guard: every question ends here, every order starts here, every decision is logged here
+ * before it takes effect. One thread, one loop; nothing in it blocks but the registry and the audit
+ * log's disc.
+ *
+ * The tables, and who ends an entry:
+ *   subject   what a process was found to be; shared by reference, immutable
+ *   process   (pid, start time) -> subject, leased; ends with its pidfd
+ *   bind      one listener or bound datagram socket; ends when the fabric says the socket is gone
+ *   grant     (principal, transport, destination) -> mark; ends by policy, revocation, or its
+ * listener channel   one connection; ends when fabric or conn says so, or when we end it job one
+ * question of enforce being answered Binds, channels, udp grants and trees are mirrored in the
+ * state table (state.h) before they take effect.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <uv.h>
+
+#include "base/addr.h"
+#include "base/error.h"
+#include "base/secret.h"
+#include "common.pb-c.h"
+#include "enforce.pb-c.h"
+#include "guard/arrow.h"
+#include "ipc/component.h"
+
+#define EVIDENCE_LEASE_MS 1000 /* evidence older than this is taken again before it decides */
+#define SUBJECT_PROGRAMS_MAX 8
+#define NAME_MAX_LEN 64 /* program, group, rule, node: with NUL */
+#define USER_MAX_LEN 33
+#define CHANNEL_ID_LEN 16
+#define REASON_MAX 160
+
+#define PROCESSES_MAX 16384
+#define BINDS_MAX 8192
+#define CHANNELS_MAX 65536
+#define GRANTS_MAX 16384
+#define TREES_MAX 4096
+#define JOBS_MAX 4096
+#define NODE_ADDRESSES_MAX 32
+
+struct audit;
+struct registry;
+struct policy_image;
+struct policies;
+struct remote;
+struct state_table;
+struct exec_question;
+
+/* ---- subjects: what we know about one end ---- */
+
+struct subject {
+	unsigned refs;
+	void *message; /* owns `evidence`; ipc_free() */
+	const Belay__Evidence *evidence;
+	uint8_t n_programs, n_groups;
+	char programs[SUBJECT_PROGRAMS_MAX]
+		     [NAME_MAX_LEN]; /* enrolled names that match; revoked ones never */
+	char groups[SUBJECT_PROGRAMS_MAX][NAME_MAX_LEN];
+	char user[USER_MAX_LEN];  /* for people and for other nodes; uid decides on this node */
+	char node[NAME_MAX_LEN];  /* empty: this node */
+	char why_not[REASON_MAX]; /* why nothing matches, for `belay why` */
+	uint64_t principal; /* keyed hash of node, uid and programs (or, unknown, the digests) */
+	bool revoked;       /* matches a revoked program: everything is refused */
+};
+
+struct subject *subject_ref(struct subject *s);
+void subject_unref(struct subject *s);
+/* Takes message (which owns evidence). Matches programs against the registry; NULL when out of
+ * memory. */
+struct subject *subject_local(struct guard *g, void *message, const Belay__Evidence *evidence);
+/* The far end of a node link, by that node's word; names are copied and bounded. Takes message. */
+struct subject *subject_remote(struct guard *g, void *message, const Belay__Evidence *evidence,
+	const char *node, char *const *programs, size_t n_programs, char *const *groups,
+	size_t n_groups, const char *user);
+/* Program name for people: the first match, else the base name of the executable. */
+const char *subject_name(const struct subject *s);
+
+/* ---- verdicts ---- */
+
+struct verdict {
+	bool allow;
+	Belay__Protection protection;
+	uint64_t idle_ms;     /* 0: none */
+	uint32_t connections; /* limit on open channels under this rule, 0: none */
+	uint32_t rule_index;
+	char rule[NAME_MAX_LEN]; /* the deciding rule; empty: no rule allows it */
+	char why[REASON_MAX];
+};
+
+struct endpoint_question {
+	Belay__Operation operation;
+	Belay__Transport transport;
+	const struct subject *from, *to; /* to NULL: not yet known, outside, or a bind */
+	const struct addr *address;
+	const char *to_node; /* node the address belongs to; NULL this one; "*" outside of Belay */
+	bool dns;
+};
+
+/* Pure: the current policy's verdict. Default deny; no policy: deny. */
+void decide_ask(struct guard *g, const struct endpoint_question *q, struct verdict *ret);
+/*
+ * Logs the decision, remembers a refusal for `belay why`. Negative when the log cannot be written:
+ * then an allow must not take effect.
+ */
+int decide_record(struct guard *g, const struct endpoint_question *q, const struct verdict *v,
+	uint64_t tree) _must_check_;
+
+/* ---- processes ---- */
+
+struct process;
+/* s is borrowed, NULL with error set. */
+typedef void (*process_fn)(struct guard *g, void *ctx, int error, struct subject *s);
+struct process_wait;
+/*
+ * What is the process behind pidfd now? Within the lease of earlier evidence fn is called before
+ * this returns. *ret (may be NULL) is what process_forget_wait() takes; NULL when fn was already
+ * called.
+ */
+void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool at_exec,
+	process_fn fn, void *ctx, struct process_wait **ret);
+void process_forget_wait(struct process_wait *w);
+
+/* ---- binds ---- */
+
+struct bind {
+	LIST_ENTRY(bind) link; /* hash chain by port */
+	struct addr addr;
+	Belay__Transport transport;
+	bool v6only, listening, pending; /* pending: decided, the fabric has not done it yet */
+	bool unseen;                     /* restored, not yet confirmed by the fabric */
+	uint64_t inode, tree;
+	uint32_t pid;
+	struct subject *subject;
+	char rule[NAME_MAX_LEN];
+	uint64_t publish; /* id of the outside listening address, 0: none */
+	int slot;
+};
+
+/* The listener a connection to `to` reaches: exact before wildcard; a dual-stack :: also takes
+ * IPv4. */
+struct bind *bind_find(struct guard *g, Belay__Transport transport, const struct addr *to);
+/* The listener's subject, attested again when its lease is over and its process lives. */
+void bind_subject(
+	struct guard *g, struct bind *b, process_fn fn, void *ctx, struct process_wait **ret);
+
+/* ---- channels ---- */
+
+enum channel_via {
+	CHANNEL_DIRECT, /* one kernel connection inside the fabric */
+	CHANNEL_LOCAL,  /* through our conn, both ends here (encrypt on one node) */
+	CHANNEL_REMOTE, /* through conn to another node */
+	CHANNEL_PLAIN,  /* through conn to or from outside of Belay */
+};
+
+struct channel {
+	LIST_ENTRY(channel) by_id, by_name;
+	TAILQ_ENTRY(channel) link;
+	uint8_t id[CHANNEL_ID_LEN];
+	enum channel_via via;
+	Belay__Transport transport;
+	Belay__Protection protection;
+	struct addr a, b;          /* names of the connecting and the accepting side */
+	struct subject *from, *to; /* to may be NULL (outside) */
+	bool initiator;            /* remote: our program is the connecting one */
+	bool unseen;               /* restored, not yet confirmed */
+	uint32_t mark;
+	uint64_t tree, started_ms, started_wall_ms, idle_limit_ms;
+	uint64_t bytes_ab, bytes_ba, idle_ms, stats_ms; /* as of the last count, at stats_ms */
+	char rule[NAME_MAX_LEN];
+	int slot;
+};
+
+/* Template's subjects are borrowed. Mirrors into the state table and audits the start before it
+ * returns. */
+int channel_start(
+	struct guard *g, const struct channel *template, struct channel **ret) _must_check_;
+/*
+ * Ends it for a reason of ours: sockets destroyed, keys erased, the far node told, audited. Frees
+ * c.
+ */
+void channel_end(struct guard *g, struct channel *c, const char *reason);
+/* It has ended by itself (the other side already knows, or the socket is gone): audit and free. */
+void channel_ended(struct guard *g, struct channel *c, const char *reason);
+struct channel *channel_find(struct guard *g, const uint8_t id[CHANNEL_ID_LEN]);
+struct channel *channel_find_names(
+	struct guard *g, Belay__Transport transport, const struct addr *a, const struct addr *b);
+int channel_new_id(uint8_t ret[CHANNEL_ID_LEN]) _must_check_;
+size_t channel_count_rule(struct guard *g, const char *rule);
+
+/* ---- jobs: questions of enforce ---- */
+
+struct job {
+	TAILQ_ENTRY(job) link;
+	struct guard *guard;
+	uint64_t question; /* enforce's id */
+	uint32_t enforce;  /* arrow generation that asked: an answer to a dead one is dropped */
+	Belay__Question__Call call;
+	Belay__Transport transport;
+	uint64_t tree;
+	uint32_t pid, family;
+	bool v6only;
+	int backlog;
+	int pidfd, sock;
+	struct addr address, local;
+	struct subject *caller, *listener;
+	struct verdict verdict;
+	struct call *pending;      /* an arrow's answer awaited */
+	struct process_wait *wait; /* evidence awaited */
+	struct bind *bind;
+	struct exec_question *exec;
+	uint32_t mark;
+	uint64_t started_ns;
+	void *remote; /* remote.c's */
+};
+
+/* Ends the job with errno for the program (0 or negative). notice NULL or one line for its stderr.
+ */
+void job_answer(struct job *j, int error, const char *notice);
+/* The usual refusal: recorded, EACCES, `belay: refused …`. */
+void job_refuse(struct job *j, const struct endpoint_question *q, const struct verdict *v);
+
+/* ---- what other files call in connect.c ---- */
+
+/* Pair the job's socket towards j->address; fn gets FromFabric with the other end as descriptor 0.
+ */
+int connect_pair(struct job *j, call_fn fn) _must_check_;
+
+/* ---- remote.c: the node-to-node side ---- */
+
+int remote_init(struct guard *g, struct error *e) _must_check_;
+void remote_deinit(struct guard *g);
+/* Which node an address belongs to: NULL when none of ours; valid until the loop turns. */
+const char *remote_node_of(struct guard *g, const struct addr *a);
+/*
+ * Takes over a connect whose caller alone was qualified, to an address of node. 0: the job is
+ * remote.c's and will be answered; negative: it is still the caller's, to be answered with that.
+ */
+int remote_connect(struct job *j, const char *node) _must_check_;
+void remote_job_gone(struct job *j); /* j->remote is to be dropped */
+void remote_channel_ended(struct guard *g, const struct channel *c, const char *reason);
+void remote_arrow_up(struct guard *g, enum role role); /* link, conn, signer */
+void remote_arrow_down(struct guard *g, enum role role);
+/* Messages that answer no call of ours. Negative: a surprise. */
+int remote_link_message(struct guard *g, const void *from_link);
+int remote_conn_message(struct guard *g, const void *from_conn);
+/* Node verbs of the command line. Answers with control_reply() now or later. */
+void remote_control(struct guard *g, uint64_t client, const void *node_request);
+void remote_status(struct guard *g, char *ret_node, size_t len);
+
+/* ---- control connections ---- */
+
+/*
+ * Answers the request of a client (a number, so that an answer to one that has left is dropped).
+ * `reply` is a Belay__ControlReply; one with `more` set does not end the request.
+ */
+void control_reply(struct guard *g, uint64_t client, const void *reply);
+void control_error(struct guard *g, uint64_t client, int error, const char *fmt, ...)
+	_printf_(4, 5);
+
+/* ---- the process ---- */
+
+struct guard {
+	struct component component;
+	struct arrow arrows[_ROLE_N];
+	struct registry *registry;
+	struct audit *audit;
+	struct state_table *state;
+	struct policies *policies;
+	struct processes *processes;
+	struct binds *binds;
+	struct channels *channels;
+	struct grants *grants;
+	struct trees *trees;
+	struct refusals *refusals;
+	struct controls *controls;
+	struct jobs *jobs;
+	struct audits *audits;
+	struct remote *remote;
+	char node[NAME_MAX_LEN]; /* this node's name, empty before `belay node init` */
+	struct addr addresses[NODE_ADDRESSES_MAX]; /* own addresses besides loopback (port 0) */
+	size_t n_addresses;
+	uint8_t hash_key[16]; /* for tables a program can fill */
+	uint64_t facts; /* counts changes of registry and policy: older matches are made again */
+	uint64_t started_ms;
+};
