@@ -13,20 +13,20 @@ int channel_secrets_derive(const struct secret *channel_key,
 	const uint8_t responder_nonce[CHANNEL_NONCE_LEN], const struct secret *exporter,
 	const uint8_t channel[CHANNEL_ID_LEN], struct channel_secrets *ret)
 {
-	uint8_t salt[2 * CHANNEL_NONCE_LEN], ikm[2 * SECRET_LEN] = {0};
-	_cleanup_secret_ struct secret root;
+	uint8_t salt[2 * CHANNEL_NONCE_LEN + SECRET_LEN] = {0};
+	_cleanup_secret_ struct secret master;
 	memcpy(salt, initiator_nonce, CHANNEL_NONCE_LEN);
 	memcpy(salt + CHANNEL_NONCE_LEN, responder_nonce, CHANNEL_NONCE_LEN);
-	memcpy(ikm, channel_key->bytes, SECRET_LEN);
 	if (exporter)
-		memcpy(ikm + SECRET_LEN, exporter->bytes, SECRET_LEN);
-	int r = hkdf_extract(salt, sizeof(salt), ikm, sizeof(ikm), &root);
-	secret_zero(ikm, sizeof(ikm));
+		memcpy(salt + sizeof(salt) - SECRET_LEN, exporter->bytes, SECRET_LEN);
+	int r = hkdf_extract(
+		salt, sizeof(salt), channel_key->bytes, sizeof(channel_key->bytes), &master);
+	secret_zero(salt, sizeof(salt));
 	if (!r)
-		r = hkdf_expand_label(&root, "channel initiator", channel, CHANNEL_ID_LEN,
+		r = hkdf_expand_label(&master, "channel initiator", channel, CHANNEL_ID_LEN,
 			ret->initiator.bytes, SECRET_LEN);
 	if (!r)
-		r = hkdf_expand_label(&root, "channel responder", channel, CHANNEL_ID_LEN,
+		r = hkdf_expand_label(&master, "channel responder", channel, CHANNEL_ID_LEN,
 			ret->responder.bytes, SECRET_LEN);
 	if (r)
 		channel_secrets_clear(ret);
@@ -46,7 +46,7 @@ int channel_record_key_derive(const struct secret *traffic, struct channel_recor
 int channel_secret_next(struct secret *traffic)
 {
 	_cleanup_secret_ struct secret next;
-	int r = hkdf_expand_label(traffic, "epoch", NULL, 0, next.bytes, SECRET_LEN);
+	int r = hkdf_expand_label(traffic, "next", NULL, 0, next.bytes, SECRET_LEN);
 	if (!r)
 		*traffic = next;
 	return r;
@@ -62,14 +62,15 @@ void channel_record_nonce(
 
 int channel_data_secret(const struct secret *exporter,
 	const uint8_t dialer_nonce[CHANNEL_NONCE_LEN],
-	const uint8_t answerer_nonce[CHANNEL_NONCE_LEN], struct secret *ret)
+	const uint8_t acceptor_nonce[CHANNEL_NONCE_LEN], struct secret *ret)
 {
+	static const char info[] = "belay data 1";
 	uint8_t salt[2 * CHANNEL_NONCE_LEN];
 	_cleanup_secret_ struct secret root;
 	memcpy(salt, dialer_nonce, CHANNEL_NONCE_LEN);
-	memcpy(salt + CHANNEL_NONCE_LEN, answerer_nonce, CHANNEL_NONCE_LEN);
+	memcpy(salt + CHANNEL_NONCE_LEN, acceptor_nonce, CHANNEL_NONCE_LEN);
 	int r = hkdf_extract(salt, sizeof(salt), exporter->bytes, SECRET_LEN, &root);
 	if (!r)
-		r = hkdf_expand_label(&root, "data connections", NULL, 0, ret->bytes, SECRET_LEN);
+		r = hkdf_expand(&root, info, sizeof(info) - 1, ret->bytes, SECRET_LEN);
 	return r;
 }

@@ -2,14 +2,16 @@
  * From a channel key to the keys that seal its records. docs/protocol.md holds the argument; the
  * labels:
  *
- *   root      = HKDF-Extract(salt = initiator's nonce | responder's nonce, ikm = channel key |
- * exporter) send[d]   = Expand-Label(root, "channel initiator" or "channel responder", channel id,
- * 32) key       = Expand-Label(send[d], "key", "", 32) iv        = Expand-Label(send[d], "iv", "",
- * 12) next      = Expand-Label(send[d], "epoch", "", 32)      then send[d] is erased
+ *   master    = HKDF-Extract(salt = Nc | Ns | exporter, ikm = channel key)
+ *   secret[d] = Expand-Label(master, "channel initiator" or "channel responder", channel id, 32)
+ *   key       = Expand-Label(secret[d], "key", "", 32)
+ *   iv        = Expand-Label(secret[d], "iv", "", 12)
+ *   next      = Expand-Label(secret[d], "next", "", 32)     then secret[d] is erased
  *
- * "Initiator" is the connecting side. The exporter binds the channel to the two nodes' TLS session:
- * whoever learns a channel key alone, or replays it into another session, derives nothing. Record
- * counters start at 0 in each epoch.
+ * Nc and Ns are the connecting and the receiving guard's nonces. Expand-Label is
+ * hkdf_expand_label(). "Initiator" is the connecting side. The exporter binds the channel to the
+ * two nodes' TLS session: whoever learns a channel key alone, or replays it into another session,
+ * derives nothing. Record counters start at 0 in each epoch.
  */
 #pragma once
 
@@ -47,12 +49,12 @@ void channel_record_nonce(
 	const uint8_t iv[AEAD_NONCE_LEN], uint64_t counter, uint8_t ret[AEAD_NONCE_LEN]);
 /*
  * The secret with which two nodes' conns prove themselves on data connections:
- * Expand-Label(Extract(dialer's hello nonce | answerer's hello nonce, exporter), "data
- * connections", "", 32).
+ * HKDF(salt = dialer's hello nonce | acceptor's hello nonce, ikm = exporter, info = "belay data
+ * 1").
  */
 int channel_data_secret(const struct secret *exporter,
 	const uint8_t dialer_nonce[CHANNEL_NONCE_LEN],
-	const uint8_t answerer_nonce[CHANNEL_NONCE_LEN], struct secret *ret) _must_check_;
+	const uint8_t acceptor_nonce[CHANNEL_NONCE_LEN], struct secret *ret) _must_check_;
 
 static inline void channel_secrets_clear(struct channel_secrets *s)
 {

@@ -19,7 +19,9 @@
 #include "crypto/x509.h"
 
 #define TLS_PENDING_MAX (256u * 1024) /* fed and not yet read, or written and not yet taken */
-#define TLS_EXPORTER_LABEL "EXPORTER-belay-channel"
+#define TLS_ALPN_LINK "belay-link/1"
+#define TLS_ALPN_JOIN "belay-join/1" /* the joining side proves nothing but what it later says */
+#define TLS_EXPORTER_LABEL "EXPORTER-belay-link"
 
 struct tls_ctx;
 /* A node's context: proves itself with cert, accepts peers whose certificate this CA signed. */
