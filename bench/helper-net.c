@@ -58,7 +58,7 @@ static void *sink_one(void *arg)
 	return NULL;
 }
 
-static int serve(const char *port, const char *ip, int greet)
+static _Noreturn void serve(const char *port, const char *ip, int greet)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
 	int one = 1, l = socket(AF_INET, SOCK_STREAM, 0);
@@ -149,9 +149,9 @@ static int hold(const char *ip, const char *port, size_t n)
 int main(int argc, char **argv)
 {
 	if (argc >= 3 && !strcmp(argv[1], "sink"))
-		return serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", 0);
+		serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", 0);
 	if (argc >= 3 && !strcmp(argv[1], "greet"))
-		return serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", 1);
+		serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", 1);
 	if (argc == 5 && !strcmp(argv[1], "source"))
 		return source(argv[2], argv[3], strtoull(argv[4], NULL, 10));
 	if (argc == 5 && !strcmp(argv[1], "connects"))
