@@ -1,0 +1,312 @@
+/*
+ * The process prepares itself, with no privilege but that of owning a user namespace; it is the
+ * program's own user who runs this, so nothing here is trusted by Belay: a user who leaves a step
+ * out has an unbound program, not a bound one with more rights. Input: mountinfo, which the kernel
+ * writes. Invariant: after space_enter() the file tree shows /proc read-only, a /dev/shm and POSIX
+ * message queues of its own and nothing of Belay. Cost: some twenty system calls and, for root, one
+ * short-lived child; once a start.
+ */
+#include "run/space.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <linux/mount.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fds.h"
+
+#define MOUNTINFO_MAX (4u << 20)
+#define ID_MAP_MAX 8192 /* the kernel takes 340 lines; ours have three numbers each */
+
+static int write_file(const char *path, const char *text)
+{
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ssize_t n = write(fd, text, strlen(text));
+	return n < 0 ? -errno : 0;
+}
+
+/* ---- user namespace ---- */
+
+/* Every id that exists where we are, mapped to itself. */
+static int identity_map(const char *of, char out[ID_MAP_MAX])
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len, n = 0;
+	int r = fds_read_file(AT_FDCWD, of, ID_MAP_MAX, &text, &len);
+	if (r < 0)
+		return r;
+	for (char *line = text, *next; line && *line; line = next) {
+		unsigned inside, count;
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = '\0';
+		if (sscanf(line, "%u %*u %u", &inside, &count) != 2)
+			return -EINVAL;
+		int w = snprintf(out + n, ID_MAP_MAX - n, "%u %u %u\n", inside, inside, count);
+		if (w < 0 || (size_t)w >= ID_MAP_MAX - n)
+			return -E2BIG;
+		n += (size_t)w;
+	}
+	return 0;
+}
+
+/* The child, still outside, maps all ids for its parent, who by then is inside. */
+static int map_all(pid_t parent, const char *uids, const char *gids)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/%d/uid_map", parent);
+	int r = write_file(path, uids);
+	snprintf(path, sizeof(path), "/proc/%d/gid_map", parent);
+	return r < 0 ? r : write_file(path, gids);
+}
+
+static int unshare_all(void)
+{
+	/* A mount namespace made together with a user namespace belongs to it. */
+	return unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC) < 0 ? -errno : 0;
+}
+
+static int enter_mapped(void)
+{
+	char uids[ID_MAP_MAX], gids[ID_MAP_MAX];
+	int r = identity_map("/proc/self/uid_map", uids);
+	if (r >= 0)
+		r = identity_map("/proc/self/gid_map", gids);
+	int go[2];
+	if (r < 0)
+		return r;
+	if (pipe2(go, O_CLOEXEC) < 0)
+		return -errno;
+	pid_t parent = getpid(), child = fork();
+	if (child == 0) {
+		char c;
+		close(go[1]);
+		if (read(go[0], &c, 1) != 1)
+			_exit(0);
+		_exit(-map_all(parent, uids, gids));
+	}
+	close(go[0]);
+	r = child < 0 ? -errno : unshare_all();
+	if (r >= 0 && write(go[1], "x", 1) != 1)
+		r = -EIO;
+	close(go[1]);
+	int status = 0;
+	while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	if (r >= 0 && !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
+		r = WIFEXITED(status) ? -WEXITSTATUS(status) : -ECHILD;
+	return r;
+}
+
+static int enter_single(void)
+{
+	char uid[64], gid[64];
+	snprintf(uid, sizeof(uid), "%u %u 1", geteuid(), geteuid());
+	snprintf(gid, sizeof(gid), "%u %u 1", getegid(), getegid());
+	int r = unshare_all();
+	if (r < 0 || (r = write_file("/proc/self/uid_map", uid)) < 0 ||
+		(r = write_file("/proc/self/setgroups", "deny")) < 0)
+		return r;
+	return write_file("/proc/self/gid_map", gid);
+}
+
+/* ---- network ---- */
+
+static int loopback_up(void)
+{
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq r = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+	return fd < 0 || ioctl(fd, SIOCSIFFLAGS, &r) < 0 ? -errno : 0;
+}
+
+/* ---- files ---- */
+
+static int make_readonly(const char *path)
+{
+	struct mount_attr a = {.attr_set = MOUNT_ATTR_RDONLY};
+	long r = syscall(__NR_mount_setattr, AT_FDCWD, path, AT_RECURSIVE, &a, sizeof(a));
+	return r < 0 ? -errno : 0;
+}
+
+/* mountinfo writes space, tab, newline and backslash as \ooo. */
+static void unescape(char *s)
+{
+	char *w = s;
+	for (; *s; s++) {
+		if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] && s[3]) {
+			*w++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
+			s += 3;
+		} else {
+			*w++ = *s;
+		}
+	}
+	*w = '\0';
+}
+
+/* One line of mountinfo: `ID PARENT DEV ROOT POINT OPTIONS … - TYPE SOURCE OPTIONS`. */
+static int mount_line(char *line)
+{
+	char *type = strstr(line, " - "), *point = line;
+	for (int i = 0; i < 4 && point; i++)
+		point = strchr(point + 1, ' ');
+	if (!type || !point || point > type)
+		return -EINVAL;
+	type += 3;
+	type[strcspn(type, " ")] = '\0';
+	point++;
+	point[strcspn(point, " ")] = '\0';
+	unescape(point);
+	int r = 0;
+	if (!strcmp(type, "proc"))
+		r = make_readonly(point);
+	else if (!strcmp(type, "mqueue") &&
+		 mount("mqueue", point, "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+		r = -errno;
+	/* A mount below another one, or in a place we may not enter, is out of the program's reach
+	 * too. */
+	return r == -ENOENT || r == -EACCES || r == -EINVAL || r == -ENOTDIR ? 0 : r;
+}
+
+static int remount_special(void)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	int r = fds_read_file(AT_FDCWD, "/proc/self/mountinfo", MOUNTINFO_MAX, &text, &len);
+	for (char *line = text, *next; r >= 0 && line && *line; line = next) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = '\0';
+		r = mount_line(line);
+	}
+	return r;
+}
+
+static int mask(const char *path)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		return errno == ENOENT || errno == EACCES || errno == ENOTDIR ? 0 : -errno;
+	if (!S_ISDIR(st.st_mode))
+		return -ENOTDIR;
+	if (mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+		    "mode=0555,size=4k") < 0)
+		return -errno;
+	return 0;
+}
+
+static int arrange_files(const char *const *masked, struct error *e)
+{
+	char cwd[PATH_MAX];
+	bool known = getcwd(cwd, sizeof(cwd)) && cwd[0] == '/';
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return error_errno(e, -errno, "cannot keep mounts of this program to itself");
+	struct stat st;
+	if (stat("/dev/shm", &st) == 0 &&
+		mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") < 0)
+		return error_errno(e, -errno, "cannot give the program a /dev/shm of its own");
+	for (; *masked; masked++) {
+		int r = mask(*masked);
+		if (r < 0)
+			return error_errno(e, r, "cannot mask %s", *masked);
+	}
+	int r = remount_special();
+	if (r < 0)
+		return error_errno(e, r, "cannot make /proc read-only");
+	/* The working directory still leads below what was masked; walking there again does not. */
+	if (known && chdir(cwd) < 0 && chdir("/") < 0)
+		return error_errno(e, -errno, "cannot enter %s", cwd);
+	return 0;
+}
+
+int space_enter(const char *const *masked, struct error *e)
+{
+	int r = geteuid() == 0 ? enter_mapped() : enter_single();
+	if (r < 0)
+		return error_errno(e, r,
+			"cannot make a user namespace (try `belay doctor`; "
+			"user.max_user_namespaces or kernel.unprivileged_userns_clone may forbid "
+			"it)");
+	r = loopback_up();
+	if (r < 0)
+		return error_errno(e, r, "cannot start the program's loopback interface");
+	return arrange_files(masked, e);
+}
+
+/* ---- scope and capabilities ---- */
+
+/* Of Landlock's ABI 6; the structure only ever grows at its end. */
+struct scope_attr {
+	uint64_t handled_access_fs, handled_access_net, scoped;
+};
+#define SCOPE_ABSTRACT_UNIX_SOCKET 1u
+#define SCOPE_SIGNAL 2u
+#define SCOPE_ABI 6
+#define RULESET_VERSION 1u
+
+int space_scope(struct error *e)
+{
+	long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, RULESET_VERSION);
+	if (abi < SCOPE_ABI)
+		return 0; /* `belay doctor` says what that means */
+	struct scope_attr a = {.scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL};
+	_cleanup_close_ int fd = (int)syscall(__NR_landlock_create_ruleset, &a, sizeof(a), 0);
+	if (fd < 0)
+		return error_errno(e, -errno, "cannot make a Landlock scope");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+		syscall(__NR_landlock_restrict_self, fd, 0) < 0)
+		return error_errno(e, -errno, "cannot enter the Landlock scope");
+	return 0;
+}
+
+/* What a server started by root needs to become its worker user and to read its files. */
+static bool cap_stays(unsigned long cap)
+{
+	switch (cap) {
+	case CAP_CHOWN:
+	case CAP_DAC_OVERRIDE:
+	case CAP_DAC_READ_SEARCH:
+	case CAP_FOWNER:
+	case CAP_FSETID:
+	case CAP_KILL:
+	case CAP_SETGID:
+	case CAP_SETUID:
+	case CAP_SETPCAP:
+	case CAP_SETFCAP:
+	case CAP_SYS_CHROOT:
+	case CAP_NET_BIND_SERVICE:
+	case CAP_SYS_NICE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+int space_drop(struct error *e)
+{
+	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		if (!cap_stays(cap) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			return error_errno(e, -errno, "cannot give up capability %lu", cap);
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+		return error_errno(e, -errno, "cannot clear ambient capabilities");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return error_errno(e, -errno, "cannot set no_new_privs");
+	return 0;
+}
