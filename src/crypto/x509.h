@@ -17,8 +17,8 @@
 #include "base/error.h"
 
 #define X509_DER_MAX 16384
-#define X509_DOMAIN_MAX 64 /* with NUL: [a-z0-9.-], no dot or dash at an end, no ".." */
-#define X509_NODE_MAX 64   /* with NUL: [a-zA-Z0-9._-], not all dots */
+#define X509_DOMAIN_MAX 256 /* with NUL: [a-z0-9._-] */
+#define X509_NODE_MAX 64    /* with NUL: [a-zA-Z0-9._-], not "." or "..", no leading dash */
 #define X509_ADDRESSES_MAX 32
 #define X509_CA_DAYS 3650
 #define X509_NODE_DAYS 397
