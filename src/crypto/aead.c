@@ -21,7 +21,7 @@ struct aead {
 	enum aead_provider provider;
 	EVP_CIPHER_CTX *seal, *open; /* OpenSSL: the key schedule is per direction */
 #ifdef HAVE_IPSEC_MB
-	struct gcm_key_data key;
+	_Alignas(64) struct gcm_key_data key; /* its stores are aligned ones */
 #endif
 };
 
