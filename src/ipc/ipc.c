@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -133,6 +134,15 @@ static void chan_ready(uv_poll_t *p, int status, int events)
 		return;
 	if (events & UV_WRITABLE)
 		chan_flush(c);
+}
+
+void ipc_chan_drain(struct ipc_chan *c)
+{
+	while (ipc_chan_open(c)) {
+		struct pollfd p = {.fd = c->fd, .events = POLLIN};
+		if (poll(&p, 1, 0) <= 0 || !chan_read(c))
+			return;
+	}
 }
 
 int ipc_chan_init(struct ipc_chan *c, uv_loop_t *loop, int fd, ipc_message_fn on_message,

@@ -49,6 +49,8 @@ int ipc_chan_init(struct ipc_chan *c, uv_loop_t *loop, int fd, ipc_message_fn on
 	ipc_closed_fn on_closed, void *data) _must_check_;
 /* Safe on a zeroed or already closed channel, and from within its own callbacks. */
 void ipc_chan_deinit(struct ipc_chan *c);
+/* Reads what is there now, as the loop would. The channel may close itself. */
+void ipc_chan_drain(struct ipc_chan *c);
 static inline bool ipc_chan_open(const struct ipc_chan *c)
 {
 	return c->poll != NULL;

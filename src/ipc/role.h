@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 
 enum role {
 	ROLE_NONE,
@@ -21,3 +22,5 @@ enum role role_parse(const char *name);
 enum role role_from_number(unsigned n);
 /* True when role.def has an arrow between the two, in either direction. */
 bool role_arrow(enum role a, enum role b);
+/* The path of that role's executable; -ENOENT if there is none. */
+int role_binary(enum role role, char *ret, size_t size);

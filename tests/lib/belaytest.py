@@ -53,6 +53,7 @@ class World:
         os.chmod(self.tmp, 0o711 if self.host else 0o700)
         if ROOT:
             os.chown(self.tmp, self.uid, self.uid)
+        self.netns = None    # a network namespace of the test's own, for nodes on a real wire
         self.daemon, self.procs, self.log = None, [], os.path.join(self.tmp, "belayd.log")
 
     # -- processes
@@ -63,7 +64,10 @@ class World:
         env.update(BELAY_DIR=self.dir, HOME=self.tmp, PATH=self.bin + ":/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL="C.UTF-8")
         env.update(kw.pop("env", {}))
         kw.setdefault("cwd", self.tmp if not self.host or uid == 0 else "/")
-        if ROOT:
+        if self.netns:
+            argv = ["nsenter", f"--net=/run/netns/{self.netns}", "setpriv", "--reuid", str(uid), "--regid", str(uid),
+                    "--clear-groups", "--", *argv]
+        elif ROOT:
             kw.update(user=uid, group=uid, extra_groups=[])
         p = subprocess.Popen(argv, env=env, **kw)
         self.procs.append(p)

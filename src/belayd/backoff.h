@@ -1,0 +1,26 @@
+/* How long to wait before a component that ended is started again. Pure. */
+#pragma once
+
+#include <stdint.h>
+
+#define BACKOFF_STEP_MS 50u
+#define BACKOFF_MAX_MS 5000u
+#define BACKOFF_HEALTHY_MS 10000u /* who lived this long starts afresh */
+
+struct backoff {
+	unsigned failures; /* in a row */
+};
+
+/* The process ended after lived_ms. Return: milliseconds to wait; 0 the first time. */
+static inline uint32_t backoff_next(struct backoff *b, uint64_t lived_ms)
+{
+	if (lived_ms >= BACKOFF_HEALTHY_MS)
+		b->failures = 0;
+	unsigned n = b->failures;
+	if (b->failures < 16)
+		b->failures++;
+	if (n == 0)
+		return 0;
+	uint32_t wait = BACKOFF_STEP_MS << (n - 1);
+	return wait > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : wait;
+}
