@@ -1,0 +1,113 @@
+/* From text to image: the top-level keys, and the order of the compiler's parts. */
+#include "policy/compile-source.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+enum top_key { TOP_VERSION, TOP_DNS, TOP_RUN, TOP_GROUPS, TOP_RULES, _TOP_N };
+static const char *const top_keys[_TOP_N] = {"version", "dns", "run", "groups", "rules"};
+
+static void top_value(struct compiler *c, enum top_key key, const struct yaml_node *v)
+{
+	static const char *const runs[] = {"any", "enrolled"};
+	bool flag = true;
+	int i = 0;
+	switch (key) {
+	case TOP_VERSION:
+		if (v->kind != YAML_SCALAR || strcmp(v->text, "1"))
+			complain(c, &v->place, "`version: 1`",
+				"this Belay reads version 1 of the policy language");
+		break;
+	case TOP_DNS:
+		if (value_bool(c, v, &flag))
+			c->flags = (c->flags & ~IMAGE_DNS) | (flag ? IMAGE_DNS : 0);
+		break;
+	case TOP_RUN:
+		if (value_word(c, v, runs, 2, &i))
+			c->flags = (c->flags & ~IMAGE_RUN_ENROLLED) | (i ? IMAGE_RUN_ENROLLED : 0);
+		break;
+	case TOP_GROUPS:
+		groups_read(c, v);
+		break;
+	case TOP_RULES: /* a list comes rule by rule */
+		if (v->kind != YAML_SCALAR || v->text[0])
+			complain(c, &v->place, "- name: ...", "rules is a list");
+		break;
+	default:
+		break;
+	}
+}
+
+/* value is NULL for the list of rules: they come one by one, to rule_read(). */
+static void top_entry(
+	struct compiler *c, const struct yaml_node *key, const struct yaml_node *value)
+{
+	int k = 0;
+	while (k < _TOP_N && strcmp(key->text, top_keys[k]))
+		k++;
+	if (k == _TOP_N) {
+		unknown_key(c, key, top_keys, _TOP_N);
+		return;
+	}
+	if (c->seen & SEEN(k))
+		complain(c, &key->place, "keep one of them", "`%s` is given twice", key->text);
+	c->seen |= SEEN(k);
+	if (value)
+		top_value(c, (enum top_key)k, value);
+}
+
+static void compiler_deinit(struct compiler *c)
+{
+	names_deinit(&c->names);
+	free(c->rules.v);
+	free(c->ids.v);
+	free(c->users.v);
+	free(c->ports.v);
+	free(c->ranges4.v);
+	free(c->ranges6.v);
+	free(c->uses.v);
+	free(c->memberships.v);
+}
+
+static int compile(struct compiler *c, const char *text, size_t len, void **ret, size_t *ret_len)
+{
+	static const struct place top = {1, 1, 1};
+	if (len > POLICY_TEXT_MAX || memchr(text, '\0', len)) {
+		complain(c, &top, "", "this is no text, or too long");
+		return -EINVAL;
+	}
+	int r = names_init(&c->names);
+	if (r < 0)
+		return r;
+	r = yaml_read(c, text, len, top_entry, "rules", rule_read);
+	if (r < 0)
+		return r;
+	if (!(c->seen & SEEN(TOP_VERSION)) && !c->d->n_errors)
+		complain(c, &top, "begin with `version: 1`", "the policy does not say its version");
+	policy_check(c);
+	if (c->no_memory)
+		return -ENOMEM;
+	if (c->d->n_errors)
+		return -EINVAL;
+	r = policy_emit(c, ret, ret_len);
+	if (r == -E2BIG) {
+		complain(c, &top, "", "the policy is too large");
+		r = -EINVAL;
+	}
+	return r;
+}
+
+int policy_compile(const char *text, size_t len, const struct policy_compile_options *options,
+	struct policy_diagnostics *d, void **ret, size_t *ret_len)
+{
+	char source[IMAGE_PATH_MAX];
+	struct compiler c = {.options = *options, .d = d, .flags = IMAGE_DNS};
+	*d = (struct policy_diagnostics){0};
+	snprintf(source, sizeof(source), "%s", options->source ? options->source : "policy");
+	c.options.source = source;
+	int r = compile(&c, text, len, ret, ret_len);
+	compiler_deinit(&c);
+	diagnostics_sort(d);
+	return r;
+}
