@@ -29,7 +29,8 @@ struct aead {
 static pthread_once_t mb_once = PTHREAD_ONCE_INIT;
 static IMB_MGR *mb_mgr;
 
-/* Once a process: takes the best code this CPU runs; none without AES and carry-less multiplication. */
+/* Once a process: takes the best code this CPU runs; none without AES and carry-less
+ * multiplication. */
 static void mb_start(void)
 {
 	const uint64_t need = IMB_FEATURE_AESNI | IMB_FEATURE_PCLMULQDQ;
@@ -170,7 +171,7 @@ int aead_seal(struct aead *a, const uint8_t nonce[AEAD_NONCE_LEN], const void *a
 		return -EMSGSIZE;
 #ifdef HAVE_IPSEC_MB
 	if (a->provider == AEAD_IPSEC_MB) {
-		struct gcm_context_data c;
+		_Alignas(64) struct gcm_context_data c;
 		uint8_t none;
 		/* The library refuses NULL even where the length is 0. */
 		IMB_AES256_GCM_ENC(mb_get(), &a->key, &c, len ? out : &none, len ? in : &none, len,
@@ -189,7 +190,7 @@ int aead_open(struct aead *a, const uint8_t nonce[AEAD_NONCE_LEN], const void *a
 		return -EMSGSIZE;
 #ifdef HAVE_IPSEC_MB
 	if (a->provider == AEAD_IPSEC_MB) {
-		struct gcm_context_data c;
+		_Alignas(64) struct gcm_context_data c;
 		uint8_t none, made[AEAD_TAG_LEN];
 		IMB_AES256_GCM_DEC(mb_get(), &a->key, &c, len ? out : &none, len ? in : &none, len,
 			nonce, aad_len ? aad : &none, aad_len, made, AEAD_TAG_LEN);
