@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "component.pb-c.h"
 #include "dispatcher/dispatcher.h"
+#include "sandbox/sandbox.h"
 
 /* ---- what components say ---- */
 
@@ -160,7 +161,10 @@ static int dispatcher_open(struct dispatcher *d, int argc, char **argv, struct e
 	r = arrows_open(d, e);
 	if (!r)
 		r = listeners_open(d, e);
-	return r;
+	/* All it opens later is /proc, to check components. */
+	const struct sandbox_path proc = {.path = "/proc"};
+	const struct sandbox_args walls = {.paths = &proc, .n_paths = 1};
+	return r < 0 ? r : sandbox_enter(SANDBOX_DISPATCHER, &walls, e);
 }
 
 int main(int argc, char **argv)
