@@ -70,9 +70,8 @@ bool value_name(struct compiler *c, const struct yaml_node *v, const char *what,
 	for (const char *s = v->text; *s; s++) {
 		bool alnum = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') ||
 			     (*s >= '0' && *s <= '9');
-		if (!alnum && (s == v->text || !strchr(more, *s))) {
-			complain(c, &v->place,
-				"letters, digits and ._-+@, beginning with a letter or digit",
+		if (!alnum && (!strchr(more, *s) || (s == v->text && *s == '-'))) {
+			complain(c, &v->place, "letters, digits and ._-+@, not beginning with -",
 				"`%s` cannot be %s", v->text, what);
 			return false;
 		}

@@ -146,6 +146,22 @@ struct policy_explanation {
 void policy_explain(
 	const struct policy *p, const struct policy_question *q, struct policy_explanation *ret);
 
+/* A question as a person asks it: `belay policy explain`, of a file or of the loaded policy. */
+struct policy_ask {
+	enum policy_op op;
+	const char
+		*from; /* "NAME" or "NODE/NAME": taken to be enrolled. NULL or "": not identified */
+	const char *to;      /* likewise; NULL or "": could it connect at all? */
+	const char *address; /* "A:P" or a socket's path. NULL or "": is there any where it may? */
+	const char *user;    /* of `from`, for people of other nodes; else uid counts */
+	uint32_t uid;
+	const char *group; /* given at enrolment of `from`, or NULL */
+	bool plain, udp;
+};
+/* -EINVAL with e when it is no question. ret_address: which address the answer is about. */
+int policy_ask(const struct policy *p, const struct policy_ask *ask, struct policy_explanation *ret,
+	char ret_address[ADDR_TEXT_MAX], struct error *e) _must_check_;
+
 /* What the image says of itself. */
 uint32_t policy_rules(const struct policy *p);
 bool policy_dns(const struct policy *p);           /* false when p is NULL */

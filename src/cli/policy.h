@@ -1,0 +1,23 @@
+/* What the files of `belay policy` share: a policy file, read and compiled. */
+#pragma once
+
+#include "policy/compile.h"
+#include "policy/policy.h"
+
+struct policy_file {
+	const char *name; /* as given */
+	char *text;
+	size_t len;
+	void *image; /* NULL: it has errors */
+	size_t image_len;
+	struct policy_diagnostics diagnostics;
+};
+
+/* EXIT_OK also when it has errors; the exit status after saying why it could not be read at all. */
+int policy_read(const char *file, struct policy_file *ret);
+void policy_file_deinit(struct policy_file *f);
+#define _cleanup_policy_file_ _cleanup_(policy_file_deinit)
+void policy_print_diagnostics(const struct policy_file *f);
+
+/* policy-explain.c */
+int policy_explain_main(int argc, char **argv);

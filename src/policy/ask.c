@@ -1,0 +1,145 @@
+/*
+ * A person's question, by names and text, made into a question of the evaluator's. Input: a command
+ * line. Without an address, each rule that would allow the two is asked about its own first address
+ * and port.
+ */
+#include "policy/image.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int party_named(
+	const struct policy *p, const char *text, struct policy_party *a, struct error *e)
+{
+	char node[POLICY_NAME_MAX];
+	const char *slash = text ? strchr(text, '/') : NULL;
+	a->self = true;
+	if (!text || !text[0])
+		return 0;
+	if (slash) {
+		size_t n = (size_t)(slash - text);
+		if (!n || n >= sizeof(node))
+			return error_set(e, -EINVAL, "'%s' is neither NAME nor NODE/NAME", text);
+		memcpy(node, text, n);
+		node[n] = '\0';
+		a->node = policy_intern(p, node);
+		a->self = false;
+		text = slash + 1;
+	}
+	a->enrolled = true;
+	return policy_party_program(p, a, text);
+}
+
+static int set_address(struct policy_question *q, const struct policy_ask *ask, struct error *e)
+{
+	if (ask->address[0] == '/') {
+		q->transport = POLICY_UNIX;
+		q->unix_path = ask->address;
+		q->unix_peer = ask->to && ask->to[0];
+		q->half = POLICY_PAIR;
+		return 0;
+	}
+	if (addr_parse(ask->address, &q->address) < 0)
+		return error_set(e, -EINVAL,
+			"cannot read the address '%s' (try 127.0.0.1:6379, [::1]:6379 or "
+			"/path/of/socket)",
+			ask->address);
+	return 0;
+}
+
+/* The first address and port the rule is about. */
+static void address_of_rule(
+	const struct policy *p, const struct image_rule *r, struct policy_question *q)
+{
+	struct addr a = {.ip_len = 4, .ip = {127, 0, 0, 1}};
+	if (r->path) {
+		q->transport = POLICY_UNIX;
+		q->unix_path = policy_text(p, r->path);
+		return;
+	}
+	if (r->ranges4.count) {
+		uint32_t ip = p->ranges4[r->ranges4.first].first;
+		for (int i = 0; i < 4; i++)
+			a.ip[i] = (uint8_t)(ip >> (24 - 8 * i));
+	} else if (r->ranges6.count) {
+		const struct image_u128 *ip = &p->ranges6[r->ranges6.first].first;
+		a.ip_len = 16;
+		for (int i = 0; i < 8; i++) {
+			a.ip[i] = (uint8_t)(ip->hi >> (56 - 8 * i));
+			a.ip[8 + i] = (uint8_t)(ip->lo >> (56 - 8 * i));
+		}
+	}
+	if (r->ports.count)
+		a.port = p->ports[r->ports.first].first;
+	q->transport = r->transports & IMAGE_TRANSPORT(POLICY_TCP) ? POLICY_TCP : POLICY_UDP;
+	q->address = a;
+}
+
+/* Some address at which it is allowed, or the nearest miss. */
+static void ask_anywhere(const struct policy *p, const struct policy_question *q,
+	struct policy_question *best, struct policy_explanation *ret)
+{
+	const unsigned where = POLICY_DIFFERS_ADDRESS | POLICY_DIFFERS_PORT |
+			       POLICY_DIFFERS_TRANSPORT | POLICY_DIFFERS_PATH;
+	struct match m;
+	*best = *q;
+	best->address = (struct addr){.ip_len = 4, .ip = {127, 0, 0, 1}};
+	policy_explain(p, best, ret);
+	if (!p || !match_prepare(p, best, &m))
+		return;
+	for (uint32_t i = 0; i < p->n_rules && !ret->verdict.allow; i++) {
+		const struct image_rule *r = &p->rules[i];
+		struct policy_question try = *q;
+		if (r->flags & IMAGE_RULE_DENY || !(r->ops & IMAGE_OP(q->op)) ||
+			match_rule(p, &m, r, true) & ~where)
+			continue;
+		address_of_rule(p, r, &try);
+		if (try.transport == POLICY_UNIX && q->half == POLICY_CALLER)
+			continue;
+		policy_explain(p, &try, ret);
+		*best = try;
+	}
+}
+
+int policy_ask(const struct policy *p, const struct policy_ask *ask, struct policy_explanation *ret,
+	char ret_address[ADDR_TEXT_MAX], struct error *e)
+{
+	struct policy_question q = {.op = ask->op, .half = POLICY_PAIR, .plain = ask->plain}, best;
+	bool to = ask->to && ask->to[0], run = ask->op == POLICY_OP_RUN;
+	ret_address[0] = '\0';
+	if (ask->op < POLICY_OP_RUN || ask->op > POLICY_OP_PUBLISH)
+		return error_set(
+			e, -EINVAL, "no such operation (try run, connect, bind or publish)");
+	if (to && (ask->op != POLICY_OP_CONNECT || ask->plain))
+		return error_set(e, -EINVAL, "only a connect inside Belay has another side");
+	int r = party_named(p, ask->from, &q.from, e);
+	if (r == 0)
+		r = party_named(p, ask->to, &q.to, e);
+	if (r == 0 && ask->group && ask->group[0])
+		r = policy_party_group(p, &q.from, ask->group);
+	if (r < 0)
+		return r;
+	if (ask->op == POLICY_OP_CONNECT && !ask->plain && !to)
+		q.half = POLICY_CALLER;
+	q.transport = ask->udp ? POLICY_UDP : POLICY_TCP;
+	q.from.uid = ask->uid;
+	q.from.user = ask->user ? policy_intern(p, ask->user) : 0;
+	if (!run && ask->address && ask->address[0]) {
+		r = set_address(&q, ask, e);
+		if (r < 0)
+			return r;
+		best = q;
+		policy_explain(p, &q, ret);
+	} else if (run) {
+		policy_explain(p, &q, ret);
+		return 0;
+	} else {
+		ask_anywhere(p, &q, &best, ret);
+	}
+	if (best.transport == POLICY_UNIX)
+		snprintf(ret_address, ADDR_TEXT_MAX, "%s", best.unix_path);
+	else
+		addr_format(&best.address, true, ret_address);
+	return 0;
+}
