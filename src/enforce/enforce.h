@@ -1,0 +1,192 @@
+/*
+ * The structures of enforce: run trees, requests (trapped calls being served), execs (processes
+ * held at their new image). One thread, one loop; nothing here waits.
+ *
+ * A request's life: received into a journal slot (its index is the request's) → call_serve() looks
+ * at the call and either answers, or asks the guard (ASKED), or waits for something (WAIT_*), after
+ * which it is served again from the start. Serving twice is harmless: what was done already is
+ * recognised. So a lost guard, a refill, and the death of this process have one and the same cure.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <uv.h>
+
+#include "base/addr.h"
+#include "enforce.pb-c.h"
+#include "enforce/journal.h"
+#include "ipc/component.h"
+
+#define TREES_MAX 4096
+#define TREE_TURN 8            /* notifications one tree gets served a turn of the loop */
+#define TREE_REQUESTS_MAX 1024 /* being served at once; the rest waits in the kernel */
+#define NOTICES_PER_SECOND 5
+#define NOTICE_MAX 480
+#define GUARD_WAIT_MS 5000 /* for the guard's successor, then the call is refused */
+#define EXEC_WAIT_MS 50    /* an execve that has not replaced the image by then has failed */
+#define EXECS_MAX 1024
+#define INHERITED_MAX 768 /* sockets told about in one question: IPC_MSG_MAX holds them */
+#define TICK_MS 50        /* only while something waits */
+#define DATAGRAM_MAX 65536
+#define POOL_BATCH 32
+#define POOL_LOW 12
+#define POOL_MAX 128
+
+struct enforce;
+
+struct tree {
+	LIST_ENTRY(tree) link;
+	struct enforce *e;
+	uint64_t id;
+	int notify;
+	int err;  /* standard error of `belay run`, or -1 */
+	int diag; /* sock_diag socket of the tree's network namespace, or -1 */
+	bool sought_diag;
+	uv_poll_t *poll;
+	bool paused;
+	uint32_t requests;
+	uint64_t notice_second;
+	uint32_t notices, notices_dropped;
+};
+
+enum request_state {
+	REQUEST_NONE,
+	REQUEST_ASKED,        /* the guard has the question */
+	REQUEST_WAIT_GUARD,   /* no arrow: asked when one opens */
+	REQUEST_WAIT_SOCKETS, /* served again when the pool is filled */
+	REQUEST_WAIT_SOCKET,  /* the call would block: served again when its socket is ready */
+	REQUEST_WAIT_TICK,    /* the same where readiness cannot be waited for */
+};
+
+enum answer_to { ANSWER_CONNECT, ANSWER_PLAIN, ANSWER_DATAGRAM, ANSWER_UNIX };
+
+struct request {
+	enum request_state state;
+	struct tree *tree;
+	struct seccomp_notif n; /* a copy: the journal's may be read by a successor */
+	uint64_t question;      /* the id the guard echoes; 0 when not asked */
+	uint64_t since_ms, deadline_ms;
+	int sock;  /* duplicate of the program's socket, or -1 */
+	int pidfd; /* of the process, borrowed from the target cache: valid while serving only */
+	uint32_t pid;
+	bool again;   /* served before, perhaps by a predecessor: look for what is done already */
+	bool started; /* the guard has let the connection begin: only its end is awaited */
+	enum answer_to answer_to;
+	struct addr address;
+	int family, type;
+	int unix_fd; /* the socket file, O_PATH, or -1 */
+};
+
+struct exec {
+	pid_t tid;         /* 0: free. Seized by us */
+	struct tree *tree; /* NULL when the tree went while the process was stopped */
+	uint64_t tree_id;
+	uint64_t deadline_ms; /* 0: not running an execve */
+	bool interrupted;
+	bool stopped; /* at the new image, waiting for the guard */
+	pid_t pid;
+	int pidfd;
+	uint64_t question;
+	uint64_t since_ms;
+};
+
+struct pool {
+	int family;
+	Belay__Transport transport;
+	int fd[POOL_MAX];
+	size_t n;
+	uint64_t asked_ms; /* 0: nothing on its way */
+};
+
+#define POOLS 4
+
+struct enforce {
+	struct component *c;
+	struct ipc_chan guard;
+	struct journal journal;
+	struct request request[JOURNAL_SLOTS];
+	struct exec exec[EXECS_MAX];
+	uint32_t n_exec;
+	struct pool pool[POOLS];
+	uint64_t cookie; /* of the fabric's network namespace; 0: not known yet */
+	LIST_HEAD(, tree) trees;
+	uint32_t n_trees;
+	uint32_t waiting; /* requests in a WAIT or ASKED state */
+	uint64_t questions;
+	uint64_t guard_lost_ms;
+	int ready; /* epoll of sockets of programs: uv_poll would change their flags */
+	uv_poll_t ready_poll;
+	uv_timer_t tick;
+	uv_signal_t child;
+};
+
+/* ---- tree.c ---- */
+int tree_add(struct enforce *e, uint64_t id, int notify, int err) _must_check_;
+struct tree *tree_find(struct enforce *e, uint64_t id);
+/* Everything of the tree ends; what is trapped or traps later fails closed. */
+void tree_remove(struct tree *t);
+/* Takes over kept descriptors and unanswered notifications of a predecessor. */
+int tree_restore(struct enforce *e) _must_check_;
+int tree_keep(struct tree *t, const char *suffix, int fd);
+void tree_unpause(struct tree *t);
+/* One line to the person, `belay: TEXT`; never blocks, a few a second. */
+void tree_notice(struct tree *t, const char *text);
+
+/* ---- call.c ---- */
+/* Serves the request from the start; at the end it is answered or waits. */
+void call_serve(struct enforce *e, struct request *r);
+void call_answered(struct enforce *e, struct request *r, int error);
+void call_reply(struct enforce *e, struct request *r, int error, int64_t value);
+/* Only for calls none of whose memory was read. */
+void call_continue(struct enforce *e, struct request *r);
+/* True while the caller still waits for this very answer: what was read of it then was its own. */
+bool call_valid(const struct request *r);
+void call_wait(struct enforce *e, struct request *r, enum request_state state);
+/* Waits until `events` (EPOLLIN, EPOLLOUT) hold on r->sock. */
+void call_wait_socket(struct enforce *e, struct request *r, uint32_t events);
+/* The request is gone without an answer: caller or tree died. */
+void call_drop(struct enforce *e, struct request *r);
+
+/* ---- connect.c ---- */
+void connect_serve(struct enforce *e, struct request *r);
+void connect_answered(struct enforce *e, struct request *r, int error);
+
+/* ---- data.c: sendto with an address, on everything but Unix sockets ---- */
+void data_serve(struct enforce *e, struct request *r);
+void data_answered(struct enforce *e, struct request *r, int error);
+
+/* ---- unix.c ---- */
+void unix_connect_serve(struct enforce *e, struct request *r);
+void unix_connect_answered(struct enforce *e, struct request *r, int error);
+
+/* ---- exec.c ---- */
+void exec_serve(struct enforce *e, struct request *r);
+void exec_answered(struct enforce *e, struct exec *x, int error);
+void exec_tick(struct enforce *e, uint64_t now);
+/* Processes of the tree that are stopped end: nobody can judge them any more. */
+void exec_tree_gone(struct tree *t);
+void exec_ask(struct enforce *e, struct exec *x);
+void exec_child(uv_signal_t *s, int signum);
+
+/* ---- question.c: the arrow to the guard ---- */
+int question_arrow(struct enforce *e, int fd) _must_check_;
+/* False: no guard; the request now waits for one. */
+bool question_ask(
+	struct enforce *e, struct request *r, Belay__Question *q, const int *fds, size_t n_fds);
+bool question_exec(struct enforce *e, struct exec *x, Belay__Question *q);
+void question_tree_gone(struct enforce *e, uint64_t tree);
+void question_tick(struct enforce *e, uint64_t now);
+void tick_start(struct enforce *e);
+/* Fills a schema address from ours; `ip` must live as long as the message. */
+void question_addr(Belay__Addr *to, const struct addr *from);
+
+/* ---- pool.c ---- */
+void pool_init(struct enforce *e);
+/* Serves socket(). */
+void pool_serve(struct enforce *e, struct request *r);
+int pool_add(struct enforce *e, const Belay__Sockets *m, int *fds, size_t n_fds) _must_check_;
+void pool_refill(struct enforce *e);
+/* The arrow is new: nothing asked of the old guard will come. */
+void pool_reset(struct enforce *e);

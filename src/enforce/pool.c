@@ -1,0 +1,158 @@
+/*
+ * Sockets of the fabric in stock, because making one costs two hops and giving one costs none. The
+ * first of them also tells which network namespace the fabric is. Input: the guard's descriptors,
+ * each checked to be what was asked for. Cost of a trapped socket(2): one ADDFD, and a hundredth of
+ * a refill.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "enforce/enforce.h"
+#include "enforce/target.h"
+
+#define POOL_RETRY_MS 1000
+
+void pool_init(struct enforce *e)
+{
+	for (int i = 0; i < POOLS; i++) {
+		e->pool[i].family = i & 1 ? AF_INET6 : AF_INET;
+		e->pool[i].transport =
+			i & 2 ? BELAY__TRANSPORT__TRANSPORT_UDP : BELAY__TRANSPORT__TRANSPORT_TCP;
+	}
+}
+
+static struct pool *pool_find(struct enforce *e, int family, Belay__Transport transport)
+{
+	for (int i = 0; i < POOLS; i++)
+		if (e->pool[i].family == family && e->pool[i].transport == transport)
+			return &e->pool[i];
+	return NULL;
+}
+
+static void pool_want(struct enforce *e, struct pool *p)
+{
+	uint64_t now = clock_mono_ms();
+	if (p->n >= POOL_LOW || !ipc_chan_open(&e->guard) ||
+		(p->asked_ms && now - p->asked_ms < POOL_RETRY_MS))
+		return;
+	Belay__SocketsWanted w = BELAY__SOCKETS_WANTED__INIT;
+	Belay__FromEnforce m = BELAY__FROM_ENFORCE__INIT;
+	w.family = (uint32_t)p->family;
+	w.transport = p->transport;
+	w.count = POOL_BATCH;
+	m.body_case = BELAY__FROM_ENFORCE__BODY_SOCKETS_WANTED;
+	m.sockets_wanted = &w;
+	if (ipc_send(&e->guard, &m.base, NULL, 0) >= 0)
+		p->asked_ms = now;
+}
+
+void pool_refill(struct enforce *e)
+{
+	for (int i = 0; i < POOLS; i++)
+		pool_want(e, &e->pool[i]);
+}
+
+void pool_reset(struct enforce *e)
+{
+	for (int i = 0; i < POOLS; i++)
+		e->pool[i].asked_ms = 0;
+}
+
+static int socket_check(struct enforce *e, int fd, const struct pool *p)
+{
+	int type = p->transport == BELAY__TRANSPORT__TRANSPORT_UDP ? SOCK_DGRAM : SOCK_STREAM;
+	uint64_t cookie = sock_cookie_netns(fd);
+	if (sock_domain(fd) != p->family || sock_int(fd, SOL_SOCKET, SO_TYPE) != type || !cookie)
+		return -EBADMSG;
+	if (e->cookie && e->cookie != cookie)
+		log_warn("the fabric is another one now: sockets of the old one are refused");
+	e->cookie = cookie;
+	return 0;
+}
+
+int pool_add(struct enforce *e, const Belay__Sockets *m, int *fds, size_t n_fds)
+{
+	struct pool *p = pool_find(e, (int)m->family, m->transport);
+	if (!p)
+		return -EBADMSG;
+	p->asked_ms = n_fds ? 0 : p->asked_ms; /* none: ask again after a while */
+	for (size_t i = 0; i < n_fds && p->n < POOL_MAX; i++) {
+		uint64_t before = e->cookie;
+		int r = socket_check(e, fds[i], p);
+		if (r < 0)
+			return r;
+		for (int k = 0; before && before != e->cookie && k < POOLS; k++)
+			while (e->pool[k].n)
+				close(e->pool[k].fd[--e->pool[k].n]);
+		p->fd[p->n++] = take_fd(&fds[i]);
+	}
+	for (uint32_t i = 0; i < JOURNAL_SLOTS && e->waiting; i++) {
+		struct request *r = &e->request[i];
+		if (r->state == REQUEST_WAIT_SOCKETS)
+			call_serve(e, r);
+	}
+	return 0;
+}
+
+/* The filter let only what follows through, but a filter is its owner's own work: look again. */
+static int socket_wanted(const struct seccomp_data *d, int *family, Belay__Transport *transport)
+{
+	int type = (int)d->args[1], protocol = (int)d->args[2];
+	*family = (int)d->args[0];
+	if (*family != AF_INET && *family != AF_INET6)
+		return -EAFNOSUPPORT;
+	if (type & ~(0xf | SOCK_NONBLOCK | SOCK_CLOEXEC))
+		return -EINVAL;
+	switch (type & 0xf) {
+	case SOCK_STREAM:
+		*transport = BELAY__TRANSPORT__TRANSPORT_TCP;
+		return protocol == 0 || protocol == IPPROTO_TCP ? 0 : -EPROTONOSUPPORT;
+	case SOCK_DGRAM:
+		*transport = BELAY__TRANSPORT__TRANSPORT_UDP;
+		return protocol == 0 || protocol == IPPROTO_UDP ? 0 : -EPROTONOSUPPORT;
+	case SOCK_RAW:
+		return -EPERM;
+	default:
+		return -ESOCKTNOSUPPORT;
+	}
+}
+
+void pool_serve(struct enforce *e, struct request *r)
+{
+	int family, type = (int)r->n.data.args[1];
+	Belay__Transport transport;
+	int bad = socket_wanted(&r->n.data, &family, &transport);
+	if (bad < 0) {
+		call_reply(e, r, bad, 0);
+		return;
+	}
+	struct pool *p = pool_find(e, family, transport);
+	if (!p->n) {
+		pool_want(e, p);
+		call_wait(e, r, REQUEST_WAIT_SOCKETS);
+		return;
+	}
+	_cleanup_close_ int fd = p->fd[p->n - 1];
+	if ((type & SOCK_NONBLOCK) && fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0) {
+		fd = -1;
+		call_reply(e, r, -EMFILE, 0);
+		return;
+	}
+	p->n--;
+	/* Installs the descriptor and answers with its number in one step: a caller that dies
+	 * between two would keep neither, and nothing is done twice. */
+	struct seccomp_notif_addfd a = {.id = r->n.id,
+		.flags = SECCOMP_ADDFD_FLAG_SEND,
+		.srcfd = (uint32_t)fd,
+		.newfd_flags = type & SOCK_CLOEXEC ? O_CLOEXEC : 0};
+	int n = ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_ADDFD, &a);
+	if (n >= 0 || errno == ENOENT)
+		call_drop(e, r); /* answered, or nobody left to answer */
+	else
+		call_reply(e, r, errno == EMFILE || errno == ENFILE ? -errno : -ENOBUFS, 0);
+	pool_want(e, p);
+}

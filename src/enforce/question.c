@@ -1,0 +1,223 @@
+/*
+ * The arrow to the guard: questions out; answers, trees and sockets in. Input: the guard, which is
+ * trusted to decide but whose messages are checked like any other's: one that does not fit ends the
+ * arrow. While there is no arrow questions wait GUARD_WAIT_MS for a successor, then their calls are
+ * refused. An id is index and kind below a counter, so that a late answer finds nobody.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "enforce/enforce.h"
+
+#define ID_INDEX 0xffffu
+#define ID_EXEC 0x10000u
+#define ID_SHIFT 17
+_Static_assert(JOURNAL_SLOTS <= ID_INDEX + 1 && EXECS_MAX <= ID_INDEX + 1, "index fits an id");
+
+static void guard_closed(struct ipc_chan *chan, int reason)
+{
+	struct enforce *e = chan->data;
+	log_warn("the guard's arrow closed: %s", strerror(-reason));
+	ipc_chan_deinit(chan);
+	e->guard_lost_ms = clock_mono_ms();
+	pool_reset(e);
+	for (uint32_t i = 0; i < JOURNAL_SLOTS; i++) {
+		struct request *r = &e->request[i];
+		if (r->state != REQUEST_ASKED)
+			continue;
+		r->question = 0;
+		r->state = REQUEST_WAIT_GUARD;
+	}
+	for (uint32_t i = 0; i < EXECS_MAX; i++)
+		e->exec[i].question = 0;
+	tick_start(e);
+}
+
+static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
+{
+	uint32_t i = (uint32_t)(id & ID_INDEX);
+	if (id & ID_EXEC) {
+		struct exec *x = i < EXECS_MAX ? &e->exec[i] : NULL;
+		if (!x || !x->tid || x->question != id)
+			return;
+		x->question = 0;
+		if (x->tree)
+			tree_notice(x->tree, a->notice);
+		exec_answered(e, x, a->error);
+		return;
+	}
+	struct request *r = i < JOURNAL_SLOTS ? &e->request[i] : NULL;
+	if (!r || r->state != REQUEST_ASKED || r->question != id)
+		return; /* its caller died meanwhile */
+	r->question = 0;
+	tree_notice(r->tree, a->notice);
+	call_answered(e, r, a->error);
+}
+
+static int take_tree(struct enforce *e, const Belay__TreeAdd *m, int *fds, size_t n_fds)
+{
+	if (n_fds < 1 || n_fds > 2 || !m->tree)
+		return -EBADMSG;
+	bool known = tree_find(e, m->tree) != NULL;
+	int r = tree_add(e, m->tree, take_fd(&fds[0]), n_fds > 1 ? take_fd(&fds[1]) : -1);
+	struct tree *t = r < 0 ? NULL : tree_find(e, m->tree);
+	if (!t) {
+		question_tree_gone(e, m->tree);
+		return 0;
+	}
+	if (!known && (tree_keep(t, "", t->notify) < 0 ||
+			      (t->err >= 0 && tree_keep(t, "-err", t->err) < 0)))
+		log_warn("tree %llu would not outlive this process", (unsigned long long)t->id);
+	return 0;
+}
+
+static int guard_message(
+	struct ipc_chan *chan, const uint8_t *buf, size_t len, int *fds, size_t n_fds)
+{
+	struct enforce *e = chan->data;
+	Belay__ToEnforce *m = ipc_unpack(&belay__to_enforce__descriptor, buf, len);
+	int r = -EBADMSG;
+	if (!m)
+		return r;
+	switch (m->body_case) {
+	case BELAY__TO_ENFORCE__BODY_ANSWER:
+		if (!n_fds && m->answer->error <= 0) {
+			take_answer(e, m->id, m->answer);
+			r = 0;
+		}
+		break;
+	case BELAY__TO_ENFORCE__BODY_TREE_ADD:
+		r = take_tree(e, m->tree_add, fds, n_fds);
+		break;
+	case BELAY__TO_ENFORCE__BODY_SOCKETS:
+		r = pool_add(e, m->sockets, fds, n_fds);
+		break;
+	case BELAY__TO_ENFORCE__BODY_TREE_DROP:
+		if (!n_fds) {
+			struct tree *t = tree_find(e, m->tree_drop->tree);
+			if (t)
+				tree_remove(t);
+			r = 0;
+		}
+		break;
+	default:
+		break;
+	}
+	ipc_free(m);
+	return r;
+}
+
+int question_arrow(struct enforce *e, int fd)
+{
+	if (ipc_chan_open(&e->guard))
+		guard_closed(&e->guard, -ESTALE);
+	int r = ipc_chan_init(&e->guard, &e->c->loop, fd, guard_message, guard_closed, e);
+	if (r < 0)
+		return r;
+	pool_refill(e);
+	for (uint32_t i = 0; i < JOURNAL_SLOTS; i++) {
+		struct request *q = &e->request[i];
+		if (q->state == REQUEST_WAIT_GUARD && q->tree) {
+			q->again = true;
+			call_serve(e, q);
+		}
+	}
+	for (uint32_t i = 0; i < EXECS_MAX; i++)
+		if (e->exec[i].tid && e->exec[i].stopped && !e->exec[i].question)
+			exec_ask(e, &e->exec[i]);
+	return 0;
+}
+
+static bool question_send(
+	struct enforce *e, uint64_t id, Belay__Question *q, const int *fds, size_t n_fds)
+{
+	Belay__FromEnforce m = BELAY__FROM_ENFORCE__INIT;
+	m.id = id;
+	m.body_case = BELAY__FROM_ENFORCE__BODY_QUESTION;
+	m.question = q;
+	return ipc_chan_open(&e->guard) && ipc_send(&e->guard, &m.base, fds, n_fds) >= 0;
+}
+
+bool question_ask(
+	struct enforce *e, struct request *r, Belay__Question *q, const int *fds, size_t n_fds)
+{
+	q->tree = r->tree->id;
+	q->pid = r->pid;
+	uint64_t id = ++e->questions << ID_SHIFT | (uint64_t)(r - e->request);
+	if (!question_send(e, id, q, fds, n_fds)) {
+		call_wait(e, r, REQUEST_WAIT_GUARD);
+		return false;
+	}
+	call_wait(e, r, REQUEST_ASKED);
+	r->question = id;
+	return true;
+}
+
+bool question_exec(struct enforce *e, struct exec *x, Belay__Question *q)
+{
+	q->tree = x->tree_id;
+	q->pid = (uint32_t)x->pid;
+	uint64_t id = ++e->questions << ID_SHIFT | ID_EXEC | (uint64_t)(x - e->exec);
+	if (!question_send(e, id, q, &x->pidfd, 1)) {
+		tick_start(e);
+		return false;
+	}
+	x->question = id;
+	return true;
+}
+
+void question_tree_gone(struct enforce *e, uint64_t tree)
+{
+	Belay__TreeGone gone = BELAY__TREE_GONE__INIT;
+	Belay__FromEnforce m = BELAY__FROM_ENFORCE__INIT;
+	gone.tree = tree;
+	m.body_case = BELAY__FROM_ENFORCE__BODY_TREE_GONE;
+	m.tree_gone = &gone;
+	if (ipc_chan_open(&e->guard) && ipc_send(&e->guard, &m.base, NULL, 0) < 0)
+		log_warn("cannot tell the guard that a tree ended");
+}
+
+void question_addr(Belay__Addr *to, const struct addr *from)
+{
+	belay__addr__init(to);
+	to->ip.data = (uint8_t *)(uintptr_t)from->ip;
+	to->ip.len = from->ip_len;
+	to->port = from->port;
+}
+
+/* ---- what takes time ---- */
+
+static void request_tick(struct enforce *e, struct request *r, uint64_t now)
+{
+	switch (r->state) {
+	case REQUEST_WAIT_GUARD:
+	case REQUEST_WAIT_SOCKETS:
+		if (now - r->since_ms > GUARD_WAIT_MS) {
+			tree_notice(r->tree,
+				"refused: the instance does not answer (try `belay status`)");
+			call_reply(e, r, -EACCES, 0);
+		}
+		break;
+	case REQUEST_WAIT_SOCKET:
+	case REQUEST_WAIT_TICK:
+		call_serve(e, r); /* checks its deadline and signals itself */
+		break;
+	default:
+		break;
+	}
+}
+
+void question_tick(struct enforce *e, uint64_t now)
+{
+	for (uint32_t i = 0; i < JOURNAL_SLOTS && e->waiting; i++) {
+		struct request *r = &e->request[i];
+		if (r->state == REQUEST_NONE)
+			continue;
+		if (!call_valid(r))
+			call_drop(e, r);
+		else
+			request_tick(e, r, now);
+	}
+}

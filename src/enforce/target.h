@@ -1,0 +1,43 @@
+/*
+ * Looking at the thread that made a trapped call. Everything read is the word of a program that may
+ * be hostile, and good only when call_valid() holds *afterwards*.
+ */
+#pragma once
+
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+
+#define SO_NETNS_COOKIE_ 71 /* linux 5.14 */
+
+/* Process id and pidfd (borrowed, valid until the next call) of the thread. */
+int target_process(pid_t tid, pid_t *ret_pid, int *ret_pidfd) _must_check_;
+/* A duplicate of the thread's descriptor; the caller closes. */
+int target_fd(pid_t tid, int fd) _must_check_;
+/* Exactly len bytes, or -EFAULT. */
+int target_read(pid_t tid, uint64_t address, void *buf, size_t len) _must_check_;
+/* A signal with a handler, not blocked, is waiting for the thread. */
+int target_signalled(pid_t tid) _must_check_;
+/* Real and file-system ids of the thread, for acting with its permissions. */
+struct target_ids {
+	uid_t uid;
+	gid_t gid;
+	gid_t groups[64];
+	size_t n_groups;
+};
+int target_ids(pid_t tid, struct target_ids *ret) _must_check_;
+
+int sock_int(int fd, int level, int option);
+int sock_domain(int fd);
+uint64_t sock_cookie_netns(int fd);
+
+/*
+ * Between these two a system call that blocks, because the program changed its descriptor's flags
+ * behind our back, is cut short with EINTR after WATCHDOG_MS: nobody stops this process.
+ */
+#define WATCHDOG_MS 10
+void watchdog_start(void);
+void watchdog_stop(void);
+int watchdog_init(void) _must_check_;
