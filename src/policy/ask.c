@@ -59,15 +59,17 @@ static void address_of_rule(
 		return;
 	}
 	if (r->ranges4.count) {
-		uint32_t ip = p->ranges4[r->ranges4.first].first;
+		const struct image_range4 *x = &p->ranges4[r->ranges4.first];
+		uint32_t ip =
+			x->first + (x->first != x->last); /* rather 127.0.0.1 than 127.0.0.0 */
 		for (int i = 0; i < 4; i++)
 			a.ip[i] = (uint8_t)(ip >> (24 - 8 * i));
 	} else if (r->ranges6.count) {
-		const struct image_u128 *ip = &p->ranges6[r->ranges6.first].first;
+		const struct image_range6 *x = &p->ranges6[r->ranges6.first];
 		a.ip_len = 16;
 		for (int i = 0; i < 8; i++) {
-			a.ip[i] = (uint8_t)(ip->hi >> (56 - 8 * i));
-			a.ip[8 + i] = (uint8_t)(ip->lo >> (56 - 8 * i));
+			a.ip[i] = (uint8_t)(x->first.hi >> (56 - 8 * i));
+			a.ip[8 + i] = (uint8_t)(x->first.lo >> (56 - 8 * i));
 		}
 	}
 	if (r->ports.count)
@@ -140,6 +142,6 @@ int policy_ask(const struct policy *p, const struct policy_ask *ask, struct poli
 	if (best.transport == POLICY_UNIX)
 		snprintf(ret_address, ADDR_TEXT_MAX, "%s", best.unix_path);
 	else
-		addr_format(&best.address, true, ret_address);
+		addr_format(&best.address, best.address.port != 0, ret_address);
 	return 0;
 }

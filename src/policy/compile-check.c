@@ -137,6 +137,10 @@ static void check_protection(struct check *k)
 	bool connect = r->ops & IMAGE_OP(POLICY_OP_CONNECT), given = k->seen & SEEN(KEY_PROTECTION);
 	if (r->flags & IMAGE_RULE_DENY)
 		return;
+	if (r->ops & IMAGE_OP(POLICY_OP_PUBLISH) && udp)
+		fault(k, "transport", "leave it out", "only TCP can be published");
+	if (!connect)
+		return;
 	if (given && k->seen & (SEEN(KEY_UNIX)))
 		fault(k, "protection", "leave it out: a Unix socket stays inside this kernel",
 			"this protection is not possible on a Unix socket");
@@ -145,14 +149,12 @@ static void check_protection(struct check *k)
 			"no protection is possible towards a destination outside Belay");
 	if (given && r->encrypt && udp)
 		fault(k, "protection", "`transport: tcp`", "datagrams cannot be encrypted");
-	if (connect && udp && nodes)
+	if (udp && nodes)
 		fault(k, "transport", "`transport: tcp`", "datagrams do not cross nodes");
 	if (given && !r->encrypt && nodes)
 		fault(k, "protection", "`encrypt`, or leave it out",
 			"between nodes everything is encrypted; isolate is possible on one node "
 			"only");
-	if (r->ops & IMAGE_OP(POLICY_OP_PUBLISH) && udp)
-		fault(k, "transport", "leave it out", "only TCP can be published");
 }
 
 static void check_ports(struct check *k)
