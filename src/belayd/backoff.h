@@ -1,19 +1,26 @@
 /* How long to wait before a component that ended is started again. Pure. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define BACKOFF_STEP_MS 50u
 #define BACKOFF_MAX_MS 5000u
 #define BACKOFF_HEALTHY_MS 10000u /* who lived this long starts afresh */
+#define BACKOFF_KILLED_MS 500u    /* who lived this long and was killed did not fail */
 
 struct backoff {
 	unsigned failures; /* in a row */
 };
 
-/* The process ended after lived_ms. Return: milliseconds to wait; 0 the first time. */
-static inline uint32_t backoff_next(struct backoff *b, uint64_t lived_ms)
+/*
+ * The process ended after lived_ms; killed: by SIGKILL, which is not its own doing (unless it comes
+ * so soon that the cause may be). Return: milliseconds to wait; 0 the first time.
+ */
+static inline uint32_t backoff_next(struct backoff *b, uint64_t lived_ms, bool killed)
 {
+	if (killed && lived_ms >= BACKOFF_KILLED_MS)
+		return 0;
 	if (lived_ms >= BACKOFF_HEALTHY_MS)
 		b->failures = 0;
 	unsigned n = b->failures;

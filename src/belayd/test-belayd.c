@@ -16,11 +16,14 @@ static void test_backoff(void **state)
 	struct backoff b = {0};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(want); i++)
-		assert_int_equal(backoff_next(&b, 3), want[i]);
+		assert_int_equal(backoff_next(&b, 3, false), want[i]);
 	for (int i = 0; i < 1000; i++)
-		assert_int_equal(backoff_next(&b, BACKOFF_HEALTHY_MS - 1), BACKOFF_MAX_MS);
-	assert_int_equal(backoff_next(&b, BACKOFF_HEALTHY_MS), 0);
-	assert_int_equal(backoff_next(&b, 0), BACKOFF_STEP_MS);
+		assert_int_equal(backoff_next(&b, BACKOFF_HEALTHY_MS - 1, false), BACKOFF_MAX_MS);
+	assert_int_equal(backoff_next(&b, BACKOFF_HEALTHY_MS, false), 0);
+	assert_int_equal(backoff_next(&b, 0, false), BACKOFF_STEP_MS);
+	/* Killed from outside costs nothing, unless it happens at once. */
+	assert_int_equal(backoff_next(&b, BACKOFF_KILLED_MS, true), 0);
+	assert_int_equal(backoff_next(&b, BACKOFF_KILLED_MS - 1, true), 2 * BACKOFF_STEP_MS);
 }
 
 static void test_names(void **state)

@@ -139,6 +139,8 @@ static void how_ended(const siginfo_t *i, char *ret, size_t size)
 {
 	if (i->si_code == CLD_EXITED)
 		snprintf(ret, size, "exit status %d", i->si_status);
+	else if (i->si_status == SIGSYS)
+		snprintf(ret, size, "a system call its sandbox does not allow");
 	else
 		snprintf(ret, size, "signal %d (%s)", i->si_status, strsignal(i->si_status));
 }
@@ -177,7 +179,7 @@ static void stop_if_all_ended(struct belayd *b)
 	uv_stop(&b->loop);
 }
 
-static void child_ended(struct child *c, const char *how)
+static void child_ended(struct child *c, const char *how, bool killed)
 {
 	uint64_t lived = clock_mono_ms() - c->started_ms;
 	if (c->pid)
@@ -187,7 +189,7 @@ static void child_ended(struct child *c, const char *how)
 		stop_if_all_ended(c->belayd);
 		return;
 	}
-	uint32_t wait = backoff_next(&c->backoff, lived);
+	uint32_t wait = backoff_next(&c->backoff, lived, killed);
 	log_warn("%s ended after %llu ms: %s; starts again in %u ms", role_name(c->role),
 		(unsigned long long)lived, how, wait);
 	uv_timer_start(&c->timer, on_timer, wait, 0);
@@ -205,7 +207,7 @@ static void on_pidfd(uv_poll_t *p, int status, int events)
 	/* Its last messages are still in the socket: kept descriptors must not get lost with it. */
 	if (ipc_chan_open(&c->keep))
 		ipc_chan_drain(&c->keep);
-	child_ended(c, how);
+	child_ended(c, how, info.si_code != CLD_EXITED && info.si_status == SIGKILL);
 }
 
 static void on_timer(uv_timer_t *t)
@@ -217,7 +219,7 @@ static void on_timer(uv_timer_t *t)
 	if (child_start(c, &e) < 0) {
 		log_error("%s: %s", role_name(c->role), e.text);
 		c->started_ms = clock_mono_ms();
-		child_ended(c, "could not be started");
+		child_ended(c, "could not be started", false);
 	}
 }
 

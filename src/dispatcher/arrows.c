@@ -88,6 +88,9 @@ static void arrow_make(struct dispatcher *d, size_t i)
 	/* An end that cannot be told is dying: its successor comes back here. */
 	if (arrow_send(from, to, a) < 0 || arrow_send(to, from, b) < 0)
 		return;
+	/* What is still queued here would die with us: a successor makes that arrow again. */
+	if (from->chan.queued || to->chan.queued)
+		return;
 	d->memory->arrow[i].from = from->generation;
 	d->memory->arrow[i].to = to->generation;
 	log_info("arrow %s -> %s", role_name(from->role), role_name(to->role));

@@ -95,11 +95,14 @@ static int take_started(struct dispatcher *d, const Belay__Started *m, int *fds,
 		return -EBADMSG;
 	struct peer *p = &d->peer[role];
 	ipc_chan_deinit(&p->chan);
-	if (verify_component(role, m->pid, m->start_time, m->uid, fds[1], &e) < 0) {
+	int r = verify_component(role, m->pid, m->start_time, m->uid, fds[1], &e);
+	if (r == -ESRCH || r == -ENOENT)
+		return 0; /* dead already: belayd tells of its end, and of the next */
+	if (r < 0) {
 		peer_reject(d, role, m->generation, e.text);
 		return 0;
 	}
-	int r = ipc_chan_init(
+	r = ipc_chan_init(
 		&p->chan, &d->component.loop, take_fd(&fds[0]), on_peer, on_peer_closed, p);
 	if (r < 0)
 		return r;

@@ -23,7 +23,7 @@ static int check_executable(enum role role, uint32_t pid, struct error *e)
 		return error_errno(e, -errno, "cannot look at its executable");
 	}
 	if (role_binary(role, expected, sizeof(expected)) < 0 || stat(expected, &want) < 0)
-		return error_set(e, -ENOENT, "its executable is not installed");
+		return error_set(e, -EPERM, "its executable is not installed");
 	if (is.st_dev != want.st_dev || is.st_ino != want.st_ino)
 		return error_set(e, -EPERM, "its executable is not %s", expected);
 	return 0;

@@ -18,6 +18,8 @@ static struct {
 	struct ipc_chan arrow[_ROLE_N], control[64];
 	char line[_ROLE_N][64];
 	unsigned n_control, born, died;
+	struct ipc_chan *asked; /* waits for the dispatcher's answer */
+	uv_signal_t usr1, usr2;
 } t;
 
 static int on_arrow_message(
@@ -45,27 +47,99 @@ static int on_arrow(struct component *c, enum role peer, int fd)
 	return r < 0 ? r : fds_send(t.arrow[peer].fd, line, (size_t)n, NULL, 0, 0);
 }
 
-static int on_control(struct ipc_chan *chan, const uint8_t *buf, size_t len, int *fds, size_t n)
+static int say(struct ipc_chan *chan, const char *text)
+{
+	return fds_send(chan->fd, text, strlen(text), NULL, 0, 0);
+}
+
+static int tell_state(struct ipc_chan *chan)
 {
 	char text[1024];
-	(void)buf, (void)len, (void)fds, (void)n;
-	int at = snprintf(text, sizeof(text), "guard %d\nborn %u died %u kept %zu\n", (int)getpid(),
-		t.born, t.died, t.component.heritage.n_kept);
+	int at = snprintf(
+		text, sizeof(text), "guard %d\nborn %u died %u\n", (int)getpid(), t.born, t.died);
 	for (int i = 1; i < _ROLE_N; i++)
 		if (t.line[i][0])
 			at += snprintf(text + at, sizeof(text) - (size_t)at, "%s\n", t.line[i]);
-	return fds_send(chan->fd, text, (size_t)at, NULL, 0, 0);
+	return say(chan, text);
+}
+
+static int order_publish(uint64_t id, unsigned port)
+{
+	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
+	Belay__Publish p = BELAY__PUBLISH__INIT;
+	uint8_t ip[] = {127, 0, 0, 1};
+	p.id = id;
+	p.port = port;
+	p.ip = (ProtobufCBinaryData){sizeof(ip), ip};
+	m.body_case = BELAY__FROM_COMPONENT__BODY_PUBLISH;
+	m.publish = &p;
+	return ipc_send(&t.component.dispatcher, &m.base, NULL, 0);
+}
+
+static int order_unpublish(uint64_t id)
+{
+	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
+	Belay__Unpublish u = BELAY__UNPUBLISH__INIT;
+	u.id = id;
+	m.body_case = BELAY__FROM_COMPONENT__BODY_UNPUBLISH;
+	m.unpublish = &u;
+	return ipc_send(&t.component.dispatcher, &m.base, NULL, 0);
+}
+
+static int order_listen(char *address)
+{
+	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
+	Belay__Listen l = BELAY__LISTEN__INIT;
+	l.link = address;
+	m.body_case = BELAY__FROM_COMPONENT__BODY_LISTEN;
+	m.listen = &l;
+	return ipc_send(&t.component.dispatcher, &m.base, NULL, 0);
+}
+
+static int on_control(struct ipc_chan *chan, const uint8_t *buf, size_t len, int *fds, size_t n)
+{
+	char text[64], address[64];
+	unsigned id, port;
+	(void)fds, (void)n;
+	snprintf(text, sizeof(text), "%.*s", (int)len, (const char *)buf);
+	t.asked = chan;
+	if (sscanf(text, "publish %u %u", &id, &port) == 2)
+		return order_publish(id, port);
+	if (sscanf(text, "listen %63s", address) == 1)
+		return order_listen(address);
+	t.asked = NULL;
+	if (sscanf(text, "unpublish %u", &id) == 1) {
+		int r = order_unpublish(id);
+		usleep(50000); /* the dispatcher does not answer this one */
+		return r < 0 ? r : say(chan, text);
+	}
+	return tell_state(chan);
 }
 
 static void on_control_closed(struct ipc_chan *chan, int reason)
 {
-	(void)chan, (void)reason;
+	(void)reason;
+	if (t.asked == chan)
+		t.asked = NULL;
+}
+
+/* A TCP connection hears who took it. */
+static int greet(const Belay__Connection *m, int fd)
+{
+	char text[128];
+	if (m->kind == BELAY__CONNECTION_KIND__CONNECTION_PUBLISHED)
+		snprintf(text, sizeof(text), "published %u %s", (unsigned)m->published, m->remote);
+	else
+		snprintf(text, sizeof(text), "%s", role_name(t.component.heritage.role));
+	return fds_write_all(fd, text, strlen(text));
 }
 
 static int on_connection(struct component *c, const Belay__Connection *m, int *fds, size_t n_fds)
 {
 	struct ipc_chan *chan = &t.control[t.n_control++ % ARRAY_LEN(t.control)];
 	(void)n_fds;
+	if (m->kind != BELAY__CONNECTION_KIND__CONNECTION_CONTROL)
+		return greet(m, fds[0]);
 	log_info("connection kind %d of pid %u uid %u", (int)m->kind, m->pid, m->uid);
 	ipc_chan_deinit(chan);
 	return ipc_chan_init(chan, &c->loop, take_fd(&fds[0]), on_control, on_control_closed, NULL);
@@ -73,14 +147,26 @@ static int on_connection(struct component *c, const Belay__Connection *m, int *f
 
 static int on_notice(struct component *c, const Belay__ToComponent *m)
 {
+	char text[64] = "";
 	(void)c;
-	if (m->body_case == BELAY__TO_COMPONENT__BODY_PEER_ENDED) {
-		if (m->peer_ended->started)
-			t.born++;
-		else
-			t.died++;
-	}
-	return 0;
+	if (m->body_case == BELAY__TO_COMPONENT__BODY_PUBLISH)
+		snprintf(text, sizeof(text), "publish %u %d", (unsigned)m->publish->id,
+			m->publish->error);
+	else if (m->body_case == BELAY__TO_COMPONENT__BODY_LISTEN)
+		snprintf(text, sizeof(text), "listen %d", m->listen->error);
+	else if (m->peer_ended->started)
+		t.born++;
+	else
+		t.died++;
+	return text[0] && t.asked ? say(take_ptr(t.asked), text) : 0;
+}
+
+static void on_signal(uv_signal_t *s, int sig)
+{
+	(void)s;
+	int r = sig == SIGUSR1 ? order_unpublish(1)
+			       : component_keep(&t.component, "control", STDIN_FILENO);
+	log_info("surprise sent: %d", r);
 }
 
 static const struct component_ops ops = {
@@ -99,5 +185,9 @@ int main(int argc, char **argv)
 		return 1;
 	if (role == ROLE_ENFORCE)
 		log_info("kept by predecessors: %zu", t.component.heritage.n_kept);
+	uv_signal_init(&t.component.loop, &t.usr1);
+	uv_signal_init(&t.component.loop, &t.usr2);
+	uv_signal_start(&t.usr1, on_signal, SIGUSR1);
+	uv_signal_start(&t.usr2, on_signal, SIGUSR2);
 	return component_run(&t.component);
 }
