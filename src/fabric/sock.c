@@ -133,11 +133,11 @@ static int connect_tcp(int fd, int family, const struct addr *to)
 		 * unlocked: asked again, the kernel knows. Not for a non-blocking program, which is
 		 * to see what it always sees: EINPROGRESS, then 0, then EISCONN.
 		 */
-		if (r == -EINPROGRESS) {
+		if (r == -EINPROGRESS)
 			r = raw_connect(fd, family, to);
-			if (r == -EALREADY)
-				r = -EINPROGRESS;
-		}
+		/* A blocking program would now wait; also one that calls again after a signal. */
+		if (r == -EALREADY)
+			r = -EINPROGRESS;
 		fcntl(fd, F_SETFL, fl);
 	}
 	return r;

@@ -109,6 +109,534 @@ static void test_grants_v6(void **state)
 	assert_int_equal(try_connect(fd, 10, "10.1.2.3:6379"), 0);
 }
 
+static void test_udp(void **state)
+{
+	(void)state;
+	char buf[16];
+	_cleanup_close_ int server = listen_at("127.0.0.1:5300", true);
+	_cleanup_close_ int other = listen_at("127.0.0.1:5301", true);
+	_cleanup_close_ int client = listen_at("127.0.0.1:0", true);
+	struct sockaddr_storage to, wrong, from;
+	socklen_t len, from_len = sizeof(from);
+	struct addr a = at("127.0.0.1:5300"), b = at("127.0.0.1:5301");
+	assert_int_equal(addr_to_sockaddr(&a, AF_INET, &to, &len), 0);
+	assert_int_equal(addr_to_sockaddr(&b, AF_INET, &wrong, &len), 0);
+	assert_int_equal(sendto(client, "x", 1, 0, (void *)&to, len), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(grant(20, true, "127.0.0.1:5300"), 0);
+	assert_int_equal(sendto(client, "x", 1, 0, (void *)&to, len), -1);
+	assert_int_equal(sock_mark(client, 20), 0);
+	assert_int_equal(sendto(client, "x", 1, 0, (void *)&to, len), 1);
+	/* The marked socket reaches that destination only. */
+	assert_int_equal(sendto(client, "x", 1, 0, (void *)&wrong, len), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(recvfrom(server, buf, sizeof(buf), 0, (void *)&from, &from_len), 1);
+	/* Who was asked may answer; who was not may not. */
+	assert_int_equal(sendto(server, "y", 1, 0, (void *)&from, from_len), 1);
+	assert_int_equal(recv(client, buf, sizeof(buf), 0), 1);
+	assert_int_equal(sendto(other, "z", 1, 0, (void *)&from, from_len), -1);
+	assert_int_equal(errno, EPERM);
+	/* A closed port's ICMP error reaches a connected socket. */
+	_cleanup_close_ int lone = sock_new(AF_INET, true, false);
+	assert_int_equal(grant(21, true, "127.0.0.1:5399"), 0);
+	assert_int_equal(try_connect(lone, 21, "127.0.0.1:5399"), 0);
+	assert_int_equal(send(lone, "x", 1, 0), 1);
+	assert_int_equal(send(lone, "x", 1, 0), -1);
+	assert_int_equal(errno, ECONNREFUSED);
+}
+
+/* Ways to open a connection that do not go through connect(2), and MPTCP. */
+static void test_bypasses(void **state)
+{
+	(void)state;
+	_cleanup_close_ int l = listen_at("127.0.0.1:6381", false);
+	struct sockaddr_storage to;
+	socklen_t len;
+	struct addr a = at("127.0.0.1:6381"), from = at("127.0.0.1:0");
+	assert_int_equal(addr_to_sockaddr(&a, AF_INET, &to, &len), 0);
+	_cleanup_close_ int fast = sock_new(AF_INET, false, false);
+	assert_int_equal(sendto(fast, "x", 1, MSG_FASTOPEN, (void *)&to, len), -1);
+	_cleanup_close_ int mptcp = socket(AF_INET, SOCK_STREAM, 262);
+	if (mptcp >= 0)
+		assert_int_equal(connect(mptcp, (void *)&to, len), -1);
+	/* Simultaneous open: two sockets that call each other. */
+	_cleanup_close_ int s = listen_at("127.0.0.1:6382", true);
+	assert_int_equal(grant(30, false, "127.0.0.1:6381"), 0);
+	_cleanup_close_ int marked = sock_new(AF_INET, false, false);
+	assert_int_equal(try_connect(marked, 30, "127.0.0.1:6381"), 0);
+	/* Dissolved and used again for somewhere else: the mark does not go along. */
+	struct sockaddr un = {.sa_family = AF_UNSPEC};
+	assert_int_equal(connect(marked, &un, sizeof(un)), 0);
+	struct addr b = at("127.0.0.1:6379");
+	_cleanup_close_ int l2 = listen_at("127.0.0.1:6379", false);
+	assert_int_equal(addr_to_sockaddr(&b, AF_INET, &to, &len), 0);
+	assert_int_equal(connect(marked, (void *)&to, len), -1);
+	assert_int_equal(errno, ECONNREFUSED);
+	(void)from;
+}
+
+static void test_foreign_socket(void **state)
+{
+	(void)state;
+	struct sock_facts f;
+	_cleanup_close_ int u = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_int_equal(sock_facts(u, cookie, &f), -EPERM);
+	_cleanup_close_ int t = sock_new(AF_INET, false, false);
+	assert_int_equal(sock_facts(t, cookie + 1, &f), -EPERM);
+	assert_int_equal(sock_facts(0, cookie, &f), -EPERM);
+}
+
+static void test_connect_states(void **state)
+{
+	(void)state;
+	_cleanup_close_ int l = listen_at("127.0.0.1:6383", false);
+	assert_int_equal(grant(40, false, "127.0.0.1:6383"), 0);
+	assert_int_equal(grant(41, false, "127.0.0.1:6384"), 0);
+	/* A non-blocking program that connects until it is told that it is. */
+	_cleanup_close_ int n = sock_new(AF_INET, false, true);
+	struct pollfd p = {.fd = n, .events = POLLOUT};
+	assert_int_equal(try_connect(n, 40, "127.0.0.1:6383"), -EINPROGRESS);
+	assert_int_equal(poll(&p, 1, 1000), 1);
+	assert_int_equal(try_connect(n, 40, "127.0.0.1:6383"), 0);
+	assert_int_equal(try_connect(n, 40, "127.0.0.1:6383"), -EISCONN);
+	assert_true(fcntl(n, F_GETFL) & O_NONBLOCK);
+	/* A blocking one is answered at once, and stays blocking. */
+	_cleanup_close_ int b = sock_new(AF_INET, false, false);
+	assert_int_equal(try_connect(b, 40, "127.0.0.1:6383"), 0);
+	assert_false(fcntl(b, F_GETFL) & O_NONBLOCK);
+	assert_int_equal(try_connect(b, 40, "127.0.0.1:6383"), -EISCONN);
+	/* Refused: a blocking one at once; it may try again. */
+	_cleanup_close_ int r = sock_new(AF_INET, false, false);
+	assert_int_equal(try_connect(r, 41, "127.0.0.1:6384"), -ECONNREFUSED);
+	assert_int_equal(try_connect(r, 40, "127.0.0.1:6383"), 0);
+	/* A listener. */
+	assert_int_equal(try_connect(l, 40, "127.0.0.1:6383"), -EISCONN);
+	/* An IPv6 name on an IPv4 socket. */
+	_cleanup_close_ int v = sock_new(AF_INET, false, false);
+	assert_int_equal(try_connect(v, 40, "[::1]:6383"), -EAFNOSUPPORT);
+	/* Dissolved, the mark is gone. */
+	int mark = -1;
+	socklen_t len = sizeof(mark);
+	assert_int_equal(sock_disconnect(b), 0);
+	assert_int_equal(getsockopt(b, SOL_SOCKET, SO_MARK, &mark, &len), 0);
+	assert_int_equal(mark, 0);
+	/* A full listener does not block us. */
+	_cleanup_close_ int full = listen_at("127.0.0.1:6385", false);
+	assert_int_equal(listen(full, 0), 0);
+	assert_int_equal(grant(42, false, "127.0.0.1:6385"), 0);
+	int fds[8], last = 0;
+	uint64_t start = clock_mono_ms();
+	for (int i = 0; i < 8; i++) {
+		fds[i] = sock_new(AF_INET, false, false);
+		last = try_connect(fds[i], 42, "127.0.0.1:6385");
+	}
+	assert_int_equal(last, -EINPROGRESS);
+	assert_int_equal(try_connect(fds[7], 42, "127.0.0.1:6385"), -EINPROGRESS);
+	assert_true(clock_mono_ms() - start < 500);
+	for (int i = 0; i < 8; i++)
+		close(fds[i]);
+}
+
+/* ---- pairs ---- */
+
+static int pair_new(const char *local, const char *remote, int *ret_a)
+{
+	struct addr l = {0}, r = at(remote);
+	struct sock_facts f;
+	int b = -1;
+	if (local)
+		l = at(local);
+	*ret_a = sock_new(r.ip_len == 4 ? AF_INET : AF_INET6, false, false);
+	assert_int_equal(sock_facts(*ret_a, cookie, &f), 0);
+	assert_int_equal(sock_pair(*ret_a, &f, &l, &r, &b), 0);
+	assert_true(b >= 0);
+	fcntl(b, F_SETFL, fcntl(b, F_GETFL) & ~O_NONBLOCK);
+	return b;
+}
+
+static void check_names(int a, int b, const char *local, const char *remote)
+{
+	struct addr an, bn, want = at(remote);
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+	assert_int_equal(sock_local(b, &bn), 0);
+	assert_true(addr_equal(&bn, &want));
+	assert_int_equal(sock_local(a, &an), 0);
+	want = at(local);
+	assert_true(addr_same_ip(&an, &want));
+	assert_true(an.port);
+	assert_int_equal(getpeername(b, (void *)&sa, &len), 0);
+	assert_int_equal(addr_from_sockaddr(&sa, len, &bn), 0);
+	assert_true(addr_equal(&an, &bn));
+}
+
+static void check_talk(int a, int b)
+{
+	char buf[16];
+	assert_int_equal(send(a, "hello", 5, 0), 5);
+	assert_int_equal(recv(b, buf, sizeof(buf), 0), 5);
+	assert_int_equal(send(b, "world!", 6, 0), 6);
+	assert_int_equal(recv(a, buf, sizeof(buf), 0), 6);
+	assert_int_equal(shutdown(a, SHUT_WR), 0);
+	assert_int_equal(recv(b, buf, sizeof(buf), 0), 0);
+	assert_int_equal(send(b, "still", 5, 0), 5);
+	assert_int_equal(recv(a, buf, sizeof(buf), 0), 5);
+}
+
+static void test_pair(void **state)
+{
+	static const struct {
+		const char *local, *remote, *name;
+	} cases[] = {
+		{NULL, "127.0.0.1:6379", "127.0.0.1"},
+		{"10.9.9.9:0", "203.0.113.5:6379", "10.9.9.9"},
+		{NULL, "203.0.113.5:80", "203.0.113.5"},
+		{"[2001:db8::7]:0", "[2001:db8::1]:6379", "2001:db8::7"},
+		{NULL, "[::1]:6379", "::1"},
+	};
+	(void)state;
+	_cleanup_close_ int l = listen_at("0.0.0.0:6379", false); /* on the remote's name */
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		int a;
+		if (strchr(cases[i].remote, '[') && !have_v6)
+			continue;
+		_cleanup_close_ int b = pair_new(cases[i].local, cases[i].remote, &a);
+		check_names(a, b, cases[i].name, cases[i].remote);
+		check_talk(a, b);
+		close(a);
+	}
+	/* Nobody reached the listener. */
+	struct pollfd p = {.fd = l, .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 0), 0);
+}
+
+static void test_pair_options(void **state)
+{
+	(void)state;
+	struct sock_facts f;
+	struct addr local = {0}, remote = at("198.51.100.7:443"), name;
+	int one = 1, v = 0, b = -1;
+	socklen_t len = sizeof(v);
+	_cleanup_close_ int a = listen_at("10.1.1.1:40001", true);
+	close(a);
+	a = sock_new(AF_INET6, false, true); /* dual-stack socket, IPv4 destination */
+	assert_int_equal(setsockopt(a, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)), 0);
+	assert_int_equal(setsockopt(a, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)), 0);
+	assert_int_equal(setsockopt(a, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)), 0);
+	assert_int_equal(sock_facts(a, cookie, &f), 0);
+	struct addr own = at("10.1.1.1:40001");
+	assert_int_equal(sock_bind(a, &f, &own), 0);
+	assert_int_equal(sock_pair(a, &f, &local, &remote, &b), 0);
+	_cleanup_close_ int peer = b;
+	assert_int_equal(sock_local(a, &name), 0);
+	assert_true(addr_equal(&name, &own));
+	assert_int_equal(getsockopt(a, IPPROTO_TCP, TCP_NODELAY, &v, &len), 0);
+	assert_int_equal(v, 1);
+	assert_int_equal(getsockopt(a, SOL_SOCKET, SO_REUSEADDR, &v, &len), 0);
+	assert_int_equal(v, 1);
+	assert_true(fcntl(a, F_GETFL) & O_NONBLOCK);
+	/* Again: the kernel's own answer. */
+	assert_int_equal(sock_facts(a, cookie, &f), 0);
+	assert_int_equal(sock_pair(a, &f, &local, &remote, &b), -EISCONN);
+	assert_int_equal(b, -1);
+	/* The other end does not keep a server from the port. */
+	_cleanup_close_ int l = listen_at("0.0.0.0:443", false);
+	/* A name already in use towards that peer: refused, and the socket usable after. */
+	_cleanup_close_ int c = sock_new(AF_INET, false, false);
+	assert_int_equal(sock_facts(c, cookie, &f), 0);
+	assert_int_equal(sock_pair(c, &f, &local, &(struct addr){.ip_len = 16}, &b), -EAFNOSUPPORT);
+	assert_int_equal(sock_pair(c, &f, &local, &remote, &b), 0);
+	close(b);
+}
+
+#define BULK (1ull << 30)
+
+static void *bulk_send(void *arg)
+{
+	static char buf[1 << 18];
+	int fd = *(int *)arg;
+	for (uint64_t n = 0; n < BULK;) {
+		ssize_t k = send(fd, buf, sizeof(buf), MSG_NOSIGNAL);
+		if (k <= 0)
+			break;
+		n += (uint64_t)k;
+	}
+	return NULL;
+}
+
+static double bulk(int a, int b)
+{
+	static char buf[1 << 20];
+	pthread_t t;
+	uint64_t n = 0, start = clock_ns(CLOCK_MONOTONIC);
+	assert_int_equal(pthread_create(&t, NULL, bulk_send, &a), 0);
+	while (n < BULK) {
+		ssize_t k = recv(b, buf, sizeof(buf), 0);
+		assert_true(k > 0);
+		n += (uint64_t)k;
+	}
+	pthread_join(t, NULL);
+	return 1e9 / (double)(clock_ns(CLOCK_MONOTONIC) - start);
+}
+
+static void test_pair_bulk(void **state)
+{
+	(void)state;
+	_cleanup_close_ int l = listen_at("127.0.0.1:6390", false);
+	assert_int_equal(grant(50, false, "127.0.0.1:6390"), 0);
+	_cleanup_close_ int c = sock_new(AF_INET, false, false);
+	assert_int_equal(try_connect(c, 50, "127.0.0.1:6390"), 0);
+	_cleanup_close_ int s = accept(l, NULL, NULL);
+	int a;
+	_cleanup_close_ int b = pair_new(NULL, "127.0.0.1:6391", &a);
+	double plain = bulk(c, s), paired = bulk(a, b), back = bulk(b, a);
+	printf("# bulk GiB/s: connection %.2f, pair %.2f, pair the other way %.2f\n", plain, paired,
+		back);
+	assert_true(paired > plain / 4);
+	close(a);
+}
+
+/* ---- sock_diag ---- */
+
+struct seen {
+	int n;
+	struct diag_sock v[16];
+};
+
+static int seen_add(const struct diag_sock *s, void *data)
+{
+	struct seen *seen = data;
+	if (s->local.port && seen->n < 16)
+		seen->v[seen->n++] = *s;
+	return 0;
+}
+
+static void seen_events(struct seen *seen, int want)
+{
+	struct pollfd p = {.fd = netlink_fd(&diag.events), .events = POLLIN};
+	while (seen->n < want && poll(&p, 1, 1000) == 1)
+		assert_int_equal(diag_events(&diag, seen_add, seen), 0);
+}
+
+static void drain_events(void)
+{
+	struct seen s = {0};
+	struct pollfd p = {.fd = netlink_fd(&diag.events), .events = POLLIN};
+	while (poll(&p, 1, 100) == 1) {
+		s.n = 0;
+		(void)!diag_events(&diag, seen_add, &s);
+	}
+}
+
+static void test_closed(void **state)
+{
+	(void)state;
+	struct seen seen = {0};
+	struct diag_sock d;
+	char buf[4096] = {0};
+	int a;
+	drain_events();
+	int l = listen_at("127.0.0.1:6392", false);
+	int b = pair_new("10.1.1.1:0", "203.0.113.9:5432", &a);
+	struct addr an, bn;
+	assert_int_equal(sock_local(a, &an), 0);
+	assert_int_equal(sock_local(b, &bn), 0);
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(send(a, buf, 1000, 0), 1000);
+	assert_int_equal(recv(b, buf, sizeof(buf), MSG_WAITALL), sizeof(buf));
+	for (int i = 0; i < 95904 / 864; i++)
+		assert_int_equal(recv(b, buf, 864, MSG_WAITALL), 864);
+	assert_int_equal(send(b, buf, 777, 0), 777);
+	assert_int_equal(recv(a, buf, sizeof(buf), 0), 777);
+	assert_int_equal(diag_get(&diag, &an, &bn, &d), 0);
+	assert_int_equal(d.sent, 100000);
+	assert_int_equal(d.received, 777);
+	assert_true(d.inode);
+	assert_true(d.idle_ms < 2000);
+	close(a);
+	close(b);
+	seen_events(&seen, 2);
+	assert_int_equal(seen.n, 2);
+	for (int i = 0; i < 2; i++) {
+		bool is_a = addr_equal(&seen.v[i].local, &an);
+		assert_true(addr_equal(&seen.v[i].peer, is_a ? &bn : &an));
+		assert_int_equal(seen.v[i].sent, is_a ? 100000 : 777);
+		assert_in_range(seen.v[i].received, is_a ? 777 : 100000, is_a ? 778 : 100001);
+		assert_false(seen.v[i].udp);
+	}
+	close(l);
+	seen.n = 0;
+	seen_events(&seen, 1);
+	struct addr name = at("127.0.0.1:6392");
+	assert_int_equal(seen.n, 1);
+	assert_true(addr_equal(&seen.v[0].local, &name));
+	assert_int_equal(seen.v[0].peer.ip_len, 0);
+	close(listen_at("127.0.0.1:6393", true));
+	seen.n = 0;
+	seen_events(&seen, 1);
+	assert_int_equal(seen.n, 1);
+	assert_true(seen.v[0].udp);
+	assert_int_equal(seen.v[0].local.port, 6393);
+}
+
+static void test_diag_destroy(void **state)
+{
+	(void)state;
+	struct diag_sock d;
+	char c;
+	int a;
+	_cleanup_close_ int l = listen_at("0.0.0.0:6394", false);
+	_cleanup_close_ int b = pair_new(NULL, "127.0.0.1:6394", &a);
+	struct addr an, bn;
+	assert_int_equal(sock_local(a, &an), 0);
+	assert_int_equal(sock_local(b, &bn), 0);
+	assert_int_equal(diag_get(&diag, &bn, &an, &d), 0);
+	assert_int_equal(diag_destroy(&diag, &d), 0);
+	assert_int_equal(recv(b, &c, 1, 0), -1);
+	assert_int_equal(errno, ECONNABORTED);
+	assert_int_equal(recv(a, &c, 1, 0), -1); /* reset, or destroyed by its own order */
+	close(a);
+	/* The connection is gone: the listener of that name is not taken for it. */
+	assert_int_equal(diag_get(&diag, &bn, &an, &d), -ENOENT);
+}
+
+static void test_dial(void **state)
+{
+	(void)state;
+	struct addr from = at("192.0.2.77:51234"), to = at("127.0.0.1:6395"), name;
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+	int result, mark = -1;
+	_cleanup_close_ int wild = listen_at("0.0.0.0:51234", false);
+	_cleanup_close_ int l = listen_at("0.0.0.0:6395", false);
+	_cleanup_close_ int d = sock_dial(&from, &to, &result);
+	assert_true(d >= 0);
+	assert_int_equal(result, 0);
+	_cleanup_close_ int s = accept(l, (void *)&sa, &len);
+	assert_true(s >= 0);
+	assert_int_equal(addr_from_sockaddr(&sa, len, &name), 0);
+	assert_true(addr_equal(&name, &from));
+	len = sizeof(mark);
+	assert_int_equal(getsockopt(d, SOL_SOCKET, SO_MARK, &mark, &len), 0);
+	assert_int_equal(mark, 0);
+	/* The same name towards the same listener twice; nobody listening. */
+	assert_int_equal(sock_dial(&from, &to, &result), -EADDRNOTAVAIL);
+	to.port = 6396;
+	assert_int_equal(sock_dial(&from, &to, &result), -ECONNREFUSED);
+	/* It does not keep a server from the port either. */
+	from = at("192.0.2.78:51235");
+	to.port = 6395;
+	_cleanup_close_ int d2 = sock_dial(&from, &to, &result);
+	assert_true(d2 >= 0);
+	_cleanup_close_ int later = listen_at("0.0.0.0:51235", false);
+}
+
+/* ---- a successor ---- */
+
+static void test_successor(void **state)
+{
+	(void)state;
+	_cleanup_close_ int l = listen_at("127.0.0.1:6397", false);
+	assert_int_equal(grant(60, false, "127.0.0.1:6397"), 0);
+	_cleanup_close_ int c = sock_new(AF_INET, false, false);
+	assert_int_equal(try_connect(c, 60, "127.0.0.1:6397"), 0);
+	_cleanup_close_ int s = accept(l, NULL, NULL);
+	struct error e = ERROR_INIT;
+	bool v6;
+	struct nft again = {0};
+	uint64_t same;
+	assert_int_equal(ns_configure(&v6, &e), 0);
+	assert_int_equal(nft_open(&again, &e), 0);
+	assert_int_equal(ns_cookie(&same), 0);
+	assert_true(same == cookie);
+	nft_close(&again);
+	char buf[8];
+	assert_int_equal(send(c, "flow", 4, 0), 4);
+	assert_int_equal(recv(s, buf, sizeof(buf), 0), 4);
+	assert_int_equal(connect_new(60, "127.0.0.1:6397"), -ECONNREFUSED);
+	assert_int_equal(grants_flush(&grants), 0);
+	assert_int_equal(grant(60, false, "127.0.0.1:6397"), 0);
+	assert_int_equal(connect_new(60, "127.0.0.1:6397"), 0);
+}
+
+/* ---- measured ---- */
+
+static double per_us(uint64_t start, int n)
+{
+	return (double)(clock_ns(CLOCK_MONOTONIC) - start) / 1000.0 / n;
+}
+
+static void test_measure(void **state)
+{
+	enum { N = 500 };
+	(void)state;
+	static int fds[N], peers[N];
+	int result;
+	_cleanup_close_ int l = listen_at("0.0.0.0:6398", false);
+	assert_int_equal(listen(l, 2 * N), 0);
+	struct nft_grant g = {.destination = at("127.0.0.1:6398")};
+	uint64_t t = clock_ns(CLOCK_MONOTONIC);
+	for (uint32_t i = 0; i < N; i++) {
+		g.mark = 1000 + i;
+		assert_int_equal(grants_add(&grants, &g, 0), 0);
+	}
+	printf("# grant, new: %.1f us", per_us(t, N));
+	t = clock_ns(CLOCK_MONOTONIC);
+	for (uint32_t i = 0; i < N; i++) {
+		g.mark = 1000 + i;
+		assert_int_equal(grants_add(&grants, &g, 0), 0);
+	}
+	printf("; installed: %.2f us\n", per_us(t, N));
+	for (int i = 0; i < N; i++)
+		fds[i] = sock_new(AF_INET, false, false);
+	t = clock_ns(CLOCK_MONOTONIC);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(try_connect(fds[i], 1000, "127.0.0.1:6398"), 0);
+	printf("# connect: %.1f us", per_us(t, N));
+	for (int i = 0; i < N; i++) {
+		close(fds[i]);
+		close(accept(l, NULL, NULL));
+		fds[i] = sock_new(AF_INET, false, false);
+	}
+	struct sockaddr_storage sa;
+	socklen_t len;
+	assert_int_equal(addr_to_sockaddr(&g.destination, AF_INET, &sa, &len), 0);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(sock_mark(fds[i], 1000), 0);
+	t = clock_ns(CLOCK_MONOTONIC);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(connect(fds[i], (void *)&sa, len), 0);
+	printf(" (the system call alone %.1f us)\n", per_us(t, N));
+	for (int i = 0; i < N; i++) {
+		close(fds[i]);
+		close(accept(l, NULL, NULL));
+	}
+	t = clock_ns(CLOCK_MONOTONIC);
+	for (int i = 0; i < N; i++)
+		peers[i] = pair_new("10.1.1.1:0", "203.0.113.1:80", &fds[i]);
+	printf("# pair: %.1f us\n", per_us(t, N));
+	for (int i = 0; i < N; i++) {
+		close(fds[i]);
+		close(peers[i]);
+	}
+	t = clock_ns(CLOCK_MONOTONIC);
+	for (int i = 0; i < N; i++) {
+		struct addr from = at("192.0.2.1:0");
+		from.port = (uint16_t)(20000 + i);
+		fds[i] = sock_dial(&from, &g.destination, &result);
+		assert_true(fds[i] >= 0);
+		assert_int_equal(result, 0);
+	}
+	printf("# dial: %.1f us\n", per_us(t, N));
+	for (int i = 0; i < N; i++)
+		close(fds[i]);
+	t = clock_ns(CLOCK_MONOTONIC);
+	assert_int_equal(grants_expire(&grants, GRANT_IDLE_MS), 0);
+	printf("# grants expired: %.2f us each\n", per_us(t, N));
+	g.mark = 1000;
+	assert_int_equal(connect_new(1000, "127.0.0.1:6398"), -ECONNREFUSED);
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -129,6 +657,18 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_grants_tcp),
 		cmocka_unit_test(test_grants_v6),
+		cmocka_unit_test(test_udp),
+		cmocka_unit_test(test_bypasses),
+		cmocka_unit_test(test_foreign_socket),
+		cmocka_unit_test(test_connect_states),
+		cmocka_unit_test(test_pair),
+		cmocka_unit_test(test_pair_options),
+		cmocka_unit_test(test_pair_bulk),
+		cmocka_unit_test(test_closed),
+		cmocka_unit_test(test_diag_destroy),
+		cmocka_unit_test(test_dial),
+		cmocka_unit_test(test_successor),
+		cmocka_unit_test(test_measure),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, setup, NULL);
