@@ -16,6 +16,7 @@
 #include "fabric/fabric.h"
 #include "fabric/ns.h"
 #include "ipc/component.h"
+#include "sandbox/sandbox.h"
 
 static struct fabric fabric;
 static struct ipc_chan guard;
@@ -87,7 +88,8 @@ int main(int argc, char **argv)
 	struct error e = ERROR_INIT;
 	dns_prepare(&fabric.dns);
 	if (component_open(&c, argc, argv, &ops, NULL, &e) < 0 || enter(&c, &e) < 0 ||
-		fabric_init(&fabric, &c.loop, guard_send, NULL, &e) < 0) {
+		fabric_init(&fabric, &c.loop, guard_send, NULL, &e) < 0 ||
+		sandbox_enter(SANDBOX_FABRIC, NULL, &e) < 0) {
 		fprintf(stderr, "belay-fabric: %s\n", e.text);
 		return 1;
 	}

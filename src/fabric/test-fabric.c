@@ -20,6 +20,7 @@
 
 #include "base/addr.h"
 #include "base/clock.h"
+#include "base/fds.h"
 #include "fabric/diag.h"
 #include "fabric/grant.h"
 #include "fabric/nft.h"
@@ -533,26 +534,64 @@ static void test_dial(void **state)
 
 /* ---- a successor ---- */
 
+/*
+ * A process that stayed outside: enters the namespaces it is given as a successor would, reloads
+ * the filter, and says 'y' if that worked and the namespace is the one of the message's cookie.
+ */
+static int outside = -1;
+
+static void outside_serve(int sock)
+{
+	uint64_t want = 0, got = 0;
+	int fds[FDS_PASS_MAX];
+	size_t n;
+	struct error e = ERROR_INIT;
+	struct nft filter = {0};
+	bool v6;
+	if (fds_recv(sock, &want, sizeof(want), fds, &n, 0) != sizeof(want) || n != 2)
+		_exit(0);
+	bool ok = ns_enter(fds[0], fds[1], &e) >= 0 && ns_configure(&v6, &e) >= 0 &&
+		  nft_open(&filter, &e) >= 0 && ns_cookie(&got) >= 0 && got == want;
+	if (!ok)
+		fprintf(stderr, "# %s\n", e.text);
+	(void)!send(sock, ok ? "y" : "n", 1, 0);
+	_exit(0);
+}
+
+static int outside_start(void)
+{
+	int sv[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
+		return -1;
+	if (fork() == 0) {
+		close(sv[0]);
+		outside_serve(sv[1]);
+	}
+	close(sv[1]);
+	outside = sv[0];
+	return 0;
+}
+
 static void test_successor(void **state)
 {
 	(void)state;
+	char buf[8];
+	int fds[2] = {ns_user, ns_net};
 	_cleanup_close_ int l = listen_at("127.0.0.1:6397", false);
 	assert_int_equal(grant(60, false, "127.0.0.1:6397"), 0);
 	_cleanup_close_ int c = sock_new(AF_INET, false, false);
 	assert_int_equal(try_connect(c, 60, "127.0.0.1:6397"), 0);
 	_cleanup_close_ int s = accept(l, NULL, NULL);
-	struct error e = ERROR_INIT;
-	bool v6;
-	struct nft again = {0};
-	uint64_t same;
-	assert_int_equal(ns_configure(&v6, &e), 0);
-	assert_int_equal(nft_open(&again, &e), 0);
-	assert_int_equal(ns_cookie(&same), 0);
-	assert_true(same == cookie);
-	nft_close(&again);
-	char buf[8];
+	int a;
+	_cleanup_close_ int b = pair_new(NULL, "203.0.113.8:99", &a);
+	_cleanup_close_ int own = a;
+	assert_int_equal(fds_send(outside, &cookie, sizeof(cookie), fds, 2, 0), 0);
+	assert_int_equal(recv(outside, buf, 1, 0), 1);
+	assert_int_equal(buf[0], 'y');
+	/* What was open flows on; what was granted is no more. */
 	assert_int_equal(send(c, "flow", 4, 0), 4);
 	assert_int_equal(recv(s, buf, sizeof(buf), 0), 4);
+	check_talk(own, b);
 	assert_int_equal(connect_new(60, "127.0.0.1:6397"), -ECONNREFUSED);
 	assert_int_equal(grants_flush(&grants), 0);
 	assert_int_equal(grant(60, false, "127.0.0.1:6397"), 0);
@@ -641,6 +680,8 @@ static int setup(void **state)
 {
 	(void)state;
 	struct error e = ERROR_INIT;
+	if (outside_start() < 0)
+		return -1;
 	if (ns_create(&ns_user, &ns_net, &e) < 0) {
 		printf("# skipped: %s\n", e.text);
 		exit(77);

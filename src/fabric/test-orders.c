@@ -1,0 +1,618 @@
+/*
+ * The guard's orders as messages, inside the sandbox, against the kernel; and the DNS relay against
+ * a resolver that stayed outside. Skipped where the host refuses user namespaces.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/addr.h"
+#include "base/clock.h"
+#include "fabric/fabric.h"
+#include "fabric/ns.h"
+#include "fabric/sock.h"
+#include "ipc/ipc.h"
+#include "sandbox/sandbox.h"
+
+static struct fabric fabric;
+static uv_loop_t loop;
+
+/* What the fabric said, in order. */
+#define SAID_MAX 1024
+static struct said {
+	Belay__FromFabric *m;
+	int fds[FDS_PASS_MAX];
+	size_t n_fds;
+} said[SAID_MAX];
+static size_t n_said;
+
+static void hear(void *data, const Belay__FromFabric *m, const int *fds, size_t n_fds)
+{
+	static uint8_t buf[IPC_MSG_MAX];
+	(void)data;
+	assert_true(belay__from_fabric__get_packed_size(m) <= sizeof(buf));
+	size_t len = belay__from_fabric__pack(m, buf);
+	assert_true(n_said < SAID_MAX);
+	struct said *s = &said[n_said++];
+	s->m = ipc_unpack(&belay__from_fabric__descriptor, buf, len);
+	assert_non_null(s->m);
+	s->n_fds = n_fds;
+	for (size_t i = 0; i < n_fds; i++)
+		s->fds[i] = dup(fds[i]);
+}
+
+static void forget(void)
+{
+	for (size_t i = 0; i < n_said; i++) {
+		for (size_t k = 0; k < said[i].n_fds; k++)
+			if (said[i].fds[k] >= 0)
+				close(said[i].fds[k]);
+		ipc_free(said[i].m);
+	}
+	n_said = 0;
+}
+
+static void turn(uv_timer_t *t)
+{
+	(void)t;
+}
+
+/* Runs the loop until `want` messages came or two seconds passed. */
+static void wait_said(size_t want)
+{
+	uv_timer_t t;
+	uint64_t end = clock_mono_ms() + 2000;
+	uv_timer_init(&loop, &t);
+	uv_timer_start(&t, turn, 10, 10);
+	while (n_said < want && clock_mono_ms() < end)
+		uv_run(&loop, UV_RUN_ONCE);
+	uv_close((uv_handle_t *)&t, NULL);
+	uv_run(&loop, UV_RUN_NOWAIT);
+	assert_true(n_said >= want);
+}
+
+/* ---- orders ---- */
+
+struct pb {
+	struct addr a;
+	Belay__Addr m;
+};
+
+static Belay__Addr *pb(struct pb *p, const char *text)
+{
+	assert_int_equal(addr_parse(text, &p->a), 0);
+	fabric_addr_write(&p->a, &p->m);
+	return &p->m;
+}
+
+static int order(Belay__ToFabric *m, int fd)
+{
+	static uint64_t id;
+	int fds[1] = {fd};
+	m->id = ++id;
+	return fabric_order(&fabric, m, fds, fd >= 0 ? 1 : 0);
+}
+
+/* The one answer of an order that is answered at once. */
+static struct said *ask(Belay__ToFabric *m, int fd)
+{
+	forget();
+	assert_int_equal(order(m, fd), 0);
+	assert_int_equal(n_said, 1);
+	assert_true(said[0].m->id == m->id);
+	return &said[0];
+}
+
+static int program_socket(uint32_t family, Belay__Transport t)
+{
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricSockets s = BELAY__FABRIC_SOCKETS__INIT;
+	m.body_case = BELAY__TO_FABRIC__BODY_SOCKETS;
+	m.sockets = &s;
+	s.family = family;
+	s.transport = t;
+	s.count = 3;
+	struct said *r = ask(&m, -1);
+	assert_int_equal(r->m->error, 0);
+	assert_int_equal(r->n_fds, 3);
+	return take_fd(&r->fds[1]);
+}
+
+static int program_listen(const char *at)
+{
+	struct pb p;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricBind b = BELAY__FABRIC_BIND__INIT;
+	Belay__FabricListen l = BELAY__FABRIC_LISTEN__INIT;
+	int fd = program_socket(AF_INET, 0);
+	m.body_case = BELAY__TO_FABRIC__BODY_BIND;
+	m.bind = &b;
+	b.address = pb(&p, at);
+	struct said *r = ask(&m, fd);
+	assert_int_equal(r->m->error, 0);
+	assert_int_equal(r->m->local->port, p.a.port);
+	assert_true(r->m->inode);
+	m.body_case = BELAY__TO_FABRIC__BODY_LISTEN;
+	m.listen = &l;
+	l.backlog = 64;
+	assert_int_equal(ask(&m, fd)->m->error, 0);
+	return fd;
+}
+
+static int order_connect(int fd, uint32_t mark, Belay__Transport t, const char *to)
+{
+	struct pb p;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricConnect c = BELAY__FABRIC_CONNECT__INIT;
+	m.body_case = BELAY__TO_FABRIC__BODY_CONNECT;
+	m.connect = &c;
+	c.mark = mark;
+	c.transport = t;
+	c.destination = pb(&p, to);
+	return ask(&m, fd)->m->error;
+}
+
+static int order_revoke(uint32_t mark)
+{
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricRevoke r = BELAY__FABRIC_REVOKE__INIT;
+	m.body_case = BELAY__TO_FABRIC__BODY_REVOKE;
+	m.revoke = &r;
+	r.mark = mark;
+	return ask(&m, -1)->m->error;
+}
+
+static int order_destroy(const char *a, const char *b)
+{
+	struct pb pa, pbb;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricDestroy d = BELAY__FABRIC_DESTROY__INIT;
+	m.body_case = BELAY__TO_FABRIC__BODY_DESTROY;
+	m.destroy = &d;
+	d.a = pb(&pa, a);
+	d.b = b ? pb(&pbb, b) : NULL;
+	return ask(&m, -1)->m->error;
+}
+
+static void drain(void)
+{
+	for (int i = 0; i < 20; i++) {
+		uv_run(&loop, UV_RUN_NOWAIT);
+		usleep(2000);
+	}
+	forget();
+}
+
+static void test_connect(void **state)
+{
+	(void)state;
+	_cleanup_close_ int l = program_listen("0.0.0.0:80");
+	_cleanup_close_ int c = program_socket(AF_INET, 0);
+	assert_int_equal(order_connect(c, 5, 0, "0.0.0.0:80"), 0); /* means loopback */
+	assert_int_equal(said[0].m->local->ip.data[0], 127);
+	assert_true(said[0].m->inode);
+	_cleanup_close_ int u = program_socket(AF_INET, BELAY__TRANSPORT__TRANSPORT_UDP);
+	assert_int_equal(order_connect(u, 5, 0, "127.0.0.1:80"), -EPERM); /* not TCP */
+	assert_int_equal(order_connect(u, 6, 1, "127.0.0.1:80"), 0);
+	assert_int_equal(order_connect(u, 0, 1, "127.0.0.1:80"), -EINVAL);
+	_cleanup_close_ int x = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_int_equal(order_connect(x, 5, 0, "127.0.0.1:80"), -EPERM);
+	assert_int_equal(order_revoke(5), 0);
+	_cleanup_close_ int d = program_socket(AF_INET, 0);
+	assert_int_equal(sock_mark(d, 5), 0);
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(80)};
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	assert_int_equal(connect(d, (void *)&in, sizeof(in)), -1);
+	assert_int_equal(errno, ECONNREFUSED);
+}
+
+/* Not orders: the arrow ends. */
+static void test_surprises(void **state)
+{
+	(void)state;
+	struct pb p;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricConnect c = BELAY__FABRIC_CONNECT__INIT;
+	assert_int_equal(order(&m, -1), -EBADMSG);
+	m.body_case = BELAY__TO_FABRIC__BODY_CONNECT;
+	m.connect = &c;
+	c.destination = pb(&p, "127.0.0.1:1");
+	assert_int_equal(order(&m, -1), -EBADMSG); /* no socket */
+	_cleanup_close_ int fd = program_socket(AF_INET, 0);
+	p.m.ip.len = 5;
+	assert_int_equal(order(&m, fd), -EBADMSG);
+	p.m.ip.len = 4;
+	p.m.port = 65536;
+	assert_int_equal(order(&m, fd), -EBADMSG);
+	p.m.port = 1;
+	c.transport = BELAY__TRANSPORT__TRANSPORT_UNIX;
+	assert_int_equal(order(&m, fd), -EBADMSG);
+	c.transport = 0;
+	fabric_reset(&fabric);
+	assert_int_equal(order(&m, fd), -EBADMSG); /* not configured */
+	fabric.configured = true;
+}
+
+static void test_pair_stats_destroy(void **state)
+{
+	(void)state;
+	struct pb a, b;
+	char buf[1000] = {0}, at[2][ADDR_TEXT_MAX];
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricPair pair = BELAY__FABRIC_PAIR__INIT;
+	_cleanup_close_ int fd = program_socket(AF_INET, 0);
+	m.body_case = BELAY__TO_FABRIC__BODY_PAIR;
+	m.pair = &pair;
+	pair.remote = pb(&b, "203.0.113.4:443");
+	struct said *r = ask(&m, fd);
+	assert_int_equal(r->m->error, 0);
+	assert_int_equal(r->n_fds, 1);
+	/* Unbound: an address of this node. */
+	assert_int_equal(fabric_addr_read(r->m->local, &a.a), 0);
+	addr_format(&a.a, true, at[0]);
+	addr_format(&b.a, true, at[1]);
+	assert_int_equal(strncmp(at[0], "10.77.0.1:", 10), 0);
+	_cleanup_close_ int peer = take_fd(&r->fds[0]);
+	assert_int_equal(send(fd, buf, 900, 0), 900);
+	assert_int_equal(send(peer, buf, 100, 0), 100);
+	/* Singly, then by dump. */
+	for (size_t n = 1; n <= 40; n += 39) {
+		Belay__FabricFlow flow = BELAY__FABRIC_FLOW__INIT, *flows[40];
+		Belay__FabricStats stats = BELAY__FABRIC_STATS__INIT;
+		pb(&a, at[0]);
+		flow.a = &a.m;
+		flow.b = &b.m;
+		for (size_t i = 0; i < n; i++)
+			flows[i] = &flow;
+		struct pb none;
+		Belay__FabricFlow other = BELAY__FABRIC_FLOW__INIT;
+		other.a = pb(&none, "1.2.3.4:5");
+		other.b = &b.m;
+		for (size_t i = 1; i < n; i++)
+			flows[i] = &other;
+		stats.flows = flows;
+		stats.n_flows = n;
+		m.body_case = BELAY__TO_FABRIC__BODY_STATS;
+		m.stats = &stats;
+		r = ask(&m, -1);
+		assert_int_equal(r->m->n_flows, 1);
+		assert_int_equal(r->m->flows[0]->bytes_a_to_b, 900);
+		assert_int_equal(r->m->flows[0]->bytes_b_to_a, 100);
+		assert_true(r->m->flows[0]->inode);
+	}
+	drain();
+	assert_int_equal(order_destroy(at[0], at[1]), 0);
+	/* What had arrived may be read; then the connection is no more. */
+	(void)!recv(fd, buf, sizeof(buf), 0);
+	assert_true(recv(fd, buf, sizeof(buf), 0) <= 0);
+	assert_int_equal(send(fd, buf, 1, MSG_NOSIGNAL), -1);
+	assert_int_equal(order_destroy(at[0], at[1]), -ENOENT);
+	close(take_fd(&fd));
+	close(take_fd(&peer));
+	forget();
+	wait_said(2);
+	for (int i = 0; i < 2; i++) {
+		assert_true(said[i].m->id == 0);
+		assert_non_null(said[i].m->closed);
+		assert_false(said[i].m->closed->listener);
+		bool is_a = said[i].m->closed->flow->a->port != 443;
+		assert_int_equal(said[i].m->closed->flow->bytes_a_to_b, is_a ? 900 : 100);
+	}
+}
+
+static void test_destroy_listener(void **state)
+{
+	(void)state;
+	_cleanup_close_ int l = program_listen("127.0.0.1:8080");
+	_cleanup_close_ int l2 = program_listen("127.0.0.2:8080");
+	_cleanup_close_ int c = program_socket(AF_INET, 0);
+	char byte;
+	assert_int_equal(order_connect(c, 8, 0, "127.0.0.1:8080"), 0);
+	drain();
+	assert_int_equal(order_destroy("127.0.0.1:8080", NULL), 0);
+	assert_int_equal(accept4(l, NULL, NULL, SOCK_CLOEXEC), -1);
+	/* Whom nobody had accepted went with it; another's listener stays. */
+	assert_true(recv(c, &byte, 1, 0) <= 0);
+	_cleanup_close_ int d = program_socket(AF_INET, 0);
+	assert_int_equal(order_connect(d, 9, 0, "127.0.0.2:8080"), 0);
+	drain();
+	close(take_fd(&l2));
+	bool told = false;
+	wait_said(1);
+	for (size_t i = 0; i < n_said; i++)
+		told = told || (said[i].m->closed && said[i].m->closed->listener &&
+				       said[i].m->closed->flow->a->port == 8080);
+	assert_true(told);
+}
+
+static void test_dump(void **state)
+{
+	(void)state;
+	int fds[450];
+	size_t flows = 0, messages = 0;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricDump d = BELAY__FABRIC_DUMP__INIT;
+	struct sock_facts f;
+	for (int i = 0; i < 450; i++) {
+		struct addr a = {.ip_len = 4, .ip = {127, 0, 0, 1}, .port = (uint16_t)(9000 + i)};
+		fds[i] = sock_new(AF_INET, i & 1, true);
+		assert_int_equal(sock_facts(fds[i], fabric.cookie, &f), 0);
+		assert_int_equal(sock_bind(fds[i], &f, &a), 0);
+		if (!f.udp)
+			assert_int_equal(listen(fds[i], 1), 0);
+	}
+	drain();
+	m.body_case = BELAY__TO_FABRIC__BODY_DUMP;
+	m.dump = &d;
+	assert_int_equal(order(&m, -1), 0);
+	for (size_t i = 0; i < n_said; i++, messages++) {
+		assert_int_equal(said[i].m->more, i + 1 < n_said);
+		for (size_t k = 0; k < said[i].m->n_flows; k++) {
+			const Belay__FabricFlow *x = said[i].m->flows[k];
+			if (x->a->port < 9000 || x->a->port >= 9450)
+				continue;
+			assert_int_equal(x->transport, x->a->port & 1);
+			assert_null(x->b);
+			flows++;
+		}
+	}
+	assert_int_equal(flows, 450);
+	assert_true(messages >= 2);
+	for (int i = 0; i < 450; i++)
+		close(fds[i]);
+	drain();
+}
+
+static void test_dial(void **state)
+{
+	(void)state;
+	struct pb from, to;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricDial d = BELAY__FABRIC_DIAL__INIT;
+	_cleanup_close_ int l = program_listen("0.0.0.0:8090");
+	assert_int_equal(listen(l, 0), 0);
+	m.body_case = BELAY__TO_FABRIC__BODY_DIAL;
+	m.dial = &d;
+	d.source = pb(&from, "192.0.2.9:1000");
+	d.destination = pb(&to, "10.77.0.1:8090");
+	struct said *r = ask(&m, -1);
+	assert_int_equal(r->m->error, 0);
+	assert_int_equal(r->n_fds, 1);
+	assert_int_equal(r->m->local->port, 1000);
+	/* The queue is full: answered when the program has accepted one. */
+	forget();
+	for (uint32_t i = 1; i <= 3; i++) {
+		from.m.port = 1000 + i;
+		assert_int_equal(order(&m, -1), 0);
+	}
+	assert_true(n_said < 3);
+	assert_true(fabric.n_dials > 0);
+	fcntl(l, F_SETFL, O_NONBLOCK);
+	for (int i = 0; i < 400 && n_said < 3; i++) {
+		int fd = accept4(l, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0)
+			close(fd);
+		uv_run(&loop, UV_RUN_NOWAIT);
+		usleep(10000);
+	}
+	size_t done = 0;
+	for (size_t i = 0; i < n_said; i++)
+		done += said[i].m->id != 0 && said[i].m->error == 0;
+	assert_int_equal(done, 3);
+	assert_int_equal(fabric.n_dials, 0);
+	drain();
+}
+
+static void test_udp_grant(void **state)
+{
+	(void)state;
+	struct pb p;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricUdpGrant g = BELAY__FABRIC_UDP_GRANT__INIT;
+	_cleanup_close_ int u = program_socket(AF_INET, BELAY__TRANSPORT__TRANSPORT_UDP);
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(7777)};
+	in.sin_addr.s_addr = htonl(0x0a010101);
+	m.body_case = BELAY__TO_FABRIC__BODY_UDP_GRANT;
+	m.udp_grant = &g;
+	g.mark = 77;
+	g.destination = pb(&p, "10.1.1.1:7777");
+	assert_int_equal(ask(&m, u)->m->error, 0);
+	assert_int_equal(sendto(u, "x", 1, 0, (void *)&in, sizeof(in)), 1);
+	in.sin_port = htons(7778);
+	assert_int_equal(sendto(u, "x", 1, 0, (void *)&in, sizeof(in)), -1);
+	assert_int_equal(errno, EPERM);
+}
+
+/* ---- DNS ---- */
+
+static int resolver_udp = -1, resolver_tcp = -1;
+static char resolver_at[ADDR_TEXT_MAX];
+
+/* Answers every question with the question; names that begin with 'l' with a forgery before. */
+static void *resolver(void *arg)
+{
+	uint8_t buf[2048];
+	(void)arg;
+	for (;;) {
+		struct sockaddr_in from;
+		socklen_t len = sizeof(from);
+		ssize_t n = recvfrom(resolver_udp, buf, sizeof(buf), 0, (void *)&from, &len);
+		if (n < DNS_HEADER)
+			return NULL;
+		buf[2] |= 0x80;
+		if (buf[13] == 'l') {
+			buf[0] ^= 1;
+			(void)!sendto(resolver_udp, buf, (size_t)n, 0, (void *)&from, len);
+			buf[0] ^= 1;
+		}
+		size_t out = buf[13] == 'b' ? 1200 : (size_t)n;
+		if (out > (size_t)n)
+			memset(buf + n, 0, out - (size_t)n);
+		(void)!sendto(resolver_udp, buf, out, 0, (void *)&from, len);
+	}
+}
+
+static void *resolver_stream(void *arg)
+{
+	uint8_t buf[2048];
+	(void)arg;
+	for (;;) {
+		int fd = accept4(resolver_tcp, NULL, NULL, SOCK_CLOEXEC);
+		if (fd < 0)
+			return NULL;
+		ssize_t n = recv(fd, buf, sizeof(buf), 0);
+		if (n > 4) {
+			buf[4] |= 0x80;
+			/* In two parts, as a network would. */
+			(void)!send(fd, buf, 1, 0);
+			usleep(1000);
+			(void)!send(fd, buf + 1, (size_t)n - 1, 0);
+		}
+		close(fd);
+	}
+}
+
+static void resolver_open(void)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	socklen_t len = sizeof(in);
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	resolver_udp = socket(AF_INET, SOCK_DGRAM, 0);
+	resolver_tcp = socket(AF_INET, SOCK_STREAM, 0);
+	assert_int_equal(bind(resolver_tcp, (void *)&in, sizeof(in)), 0);
+	assert_int_equal(getsockname(resolver_tcp, (void *)&in, &len), 0);
+	assert_int_equal(bind(resolver_udp, (void *)&in, sizeof(in)), 0);
+	assert_int_equal(listen(resolver_tcp, 8), 0);
+	snprintf(resolver_at, sizeof(resolver_at), "127.0.0.1:%u", ntohs(in.sin_port));
+}
+
+static const uint8_t query_short[] = "\x12\x34\x01\0\0\1\0\0\0\0\0\0\5short\0\0\1\0\1";
+
+static ssize_t dns_ask(int fd, const uint8_t *q, size_t len, uint8_t *buf, size_t room)
+{
+	ssize_t n = -1;
+	assert_int_equal(send(fd, q, len, 0), len);
+	for (int i = 0; i < 200 && n < 0; i++) {
+		uv_run(&loop, UV_RUN_NOWAIT);
+		usleep(2000);
+		n = recv(fd, buf, room, MSG_DONTWAIT);
+	}
+	return n;
+}
+
+static void test_dns_udp(void **state)
+{
+	(void)state;
+	uint8_t buf[2048], q[sizeof(query_short)];
+	size_t len = sizeof(query_short) - 1;
+	_cleanup_close_ int u = program_socket(AF_INET, BELAY__TRANSPORT__TRANSPORT_UDP);
+	assert_int_equal(order_connect(u, 90, 1, resolver_at), 0);
+	memcpy(q, query_short, sizeof(q));
+	assert_int_equal(dns_ask(u, q, len, buf, sizeof(buf)), len);
+	assert_memory_equal(buf, "\x12\x34\x81\0", 4);
+	q[13] = 'l'; /* a forgery comes first */
+	assert_int_equal(dns_ask(u, q, len, buf, sizeof(buf)), len);
+	assert_memory_equal(buf, "\x12\x34\x81\0", 4);
+	q[13] = 'b'; /* too big for who says nothing of sizes */
+	assert_int_equal(dns_ask(u, q, len, buf, sizeof(buf)), len);
+	assert_int_equal(buf[2] & 2, 2);
+	q[len - 3] = 16; /* TXT */
+	assert_int_equal(dns_ask(u, q, len, buf, sizeof(buf)), len);
+	assert_int_equal(buf[3] & 15, DNS_NOTIMP);
+	/* More than there are slots, one after another: every slot is used again. */
+	memcpy(q, query_short, sizeof(q));
+	for (int i = 0; i < 2 * DNS_SLOTS; i++)
+		assert_int_equal(dns_ask(u, q, len, buf, sizeof(buf)), len);
+}
+
+static void test_dns_tcp(void **state)
+{
+	(void)state;
+	uint8_t buf[2048], q[2 + sizeof(query_short)] = {0, sizeof(query_short) - 1};
+	size_t len = sizeof(query_short) + 1;
+	memcpy(q + 2, query_short, sizeof(query_short));
+	for (int k = 0; k < 3; k++) {
+		_cleanup_close_ int t = program_socket(AF_INET, 0);
+		assert_int_equal(order_connect(t, 91, 0, resolver_at), 0);
+		for (int i = 0; i < 6; i++) {
+			assert_int_equal(dns_ask(t, q, len, buf, sizeof(buf)), len);
+			assert_memory_equal(buf + 2, "\x12\x34\x81\0", 4);
+		}
+	}
+	_cleanup_close_ int t = program_socket(AF_INET, 0);
+	assert_int_equal(order_connect(t, 91, 0, resolver_at), 0);
+	q[0] = 0xff; /* not a query's length */
+	assert_int_equal(dns_ask(t, q, len, buf, sizeof(buf)), 0);
+}
+
+static int configure(void)
+{
+	struct pb own, r;
+	Belay__Addr *addresses[1] = {pb(&own, "10.77.0.1:0")},
+		    *resolvers[1] = {pb(&r, resolver_at)};
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricConfig c = BELAY__FABRIC_CONFIG__INIT;
+	m.body_case = BELAY__TO_FABRIC__BODY_CONFIG;
+	m.config = &c;
+	c.addresses = addresses;
+	c.n_addresses = 1;
+	c.resolvers = resolvers;
+	c.n_resolvers = 1;
+	c.dns = true;
+	int error = ask(&m, -1)->m->error;
+	return error ? error : ask(&m, -1)->m->error;
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	struct error e = ERROR_INIT;
+	int user, net;
+	bool v6;
+	pthread_t t;
+	resolver_open();
+	dns_prepare(&fabric.dns);
+	if (ns_create(&user, &net, &e) < 0) {
+		printf("# skipped: %s\n", e.text);
+		exit(77);
+	}
+	close(user);
+	close(net);
+	uv_loop_init(&loop);
+	if (ns_configure(&v6, &e) < 0 || fabric_init(&fabric, &loop, hear, NULL, &e) < 0 ||
+		pthread_create(&t, NULL, resolver, NULL) ||
+		pthread_create(&t, NULL, resolver_stream, NULL) ||
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+		sandbox_enter(SANDBOX_FABRIC, NULL, &e) < 0) {
+		printf("# %s\n", e.text);
+		return -1;
+	}
+	return configure();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_connect),
+		cmocka_unit_test(test_surprises),
+		cmocka_unit_test(test_pair_stats_destroy),
+		cmocka_unit_test(test_destroy_listener),
+		cmocka_unit_test(test_dump),
+		cmocka_unit_test(test_dial),
+		cmocka_unit_test(test_udp_grant),
+		cmocka_unit_test(test_dns_udp),
+		cmocka_unit_test(test_dns_tcp),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, setup, NULL);
+}
