@@ -20,7 +20,8 @@ struct audit_log {
 	struct audit_key key;
 	char key_text[AUDIT_KEY_TEXT_MAX]; /* "" until pinned */
 	struct audit_checkpoint sealed;    /* size 0: none yet */
-	uint64_t history_size;             /* of the last note in `checkpoints`, this life */
+	off_t history_len;                 /* of `checkpoints`, whole notes */
+	uint64_t history_size;             /* of its last note, in this life; 0: none yet */
 
 	bool pending; /* a checkpoint is being signed */
 	uint64_t pending_size;

@@ -221,27 +221,41 @@ int audit_checkpoint_root(
 }
 
 /* Keeps a checkpoint for good: the first of a writer's life and one for each bundle after that. */
-static int history_put(struct audit_log *log, const char *note, size_t len)
+static int history_put(struct audit_log *log, uint64_t size, const char *note, size_t len)
 {
 	struct iovec iov[2] = {{(void *)note, len}, {(void *)"\n", 1}};
-	if (log->history_size && log->history_size / TREE_TILE == log->sealed.size / TREE_TILE)
+	if (log->history_size && log->history_size / TREE_TILE == size / TREE_TILE)
 		return 0;
 	_cleanup_close_ int fd =
 		openat(log->dir, "checkpoints", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
-	off_t end = lseek(fd, 0, SEEK_END);
-	if (end < 0)
-		return -errno;
-	ssize_t n = pwritev(fd, iov, 2, end);
+	ssize_t n = pwritev(fd, iov, 2, log->history_len);
 	if (n != (ssize_t)len + 1) {
 		int r = n < 0 ? -errno : -ENOSPC;
-		if (n > 0 && ftruncate(fd, end) < 0)
+		if (n > 0 && ftruncate(fd, log->history_len) < 0)
 			log->broken = true;
 		return r;
 	}
-	log->history_size = log->sealed.size;
+	log->history_len += n;
+	log->history_size = size;
 	return 0;
+}
+
+/*
+ * The history first, so that a published checkpoint is never missing from it. But the very first
+ * checkpoint comes before its history, so that a history without a checkpoint always means that
+ * somebody took it away.
+ */
+static int checkpoint_publish(struct audit_log *log, uint64_t size, const char *note, size_t len)
+{
+	bool first = !log->history_len;
+	int r = first ? 0 : history_put(log, size, note, len);
+	if (!r)
+		r = store_put(log->dir, "checkpoint", note, len);
+	if (!r && first)
+		r = history_put(log, size, note, len);
+	return r;
 }
 
 int audit_checkpoint_put(struct audit_log *log, const char *note, size_t len)
@@ -256,7 +270,7 @@ int audit_checkpoint_put(struct audit_log *log, const char *note, size_t len)
 			  memcmp(c.root, log->pending_root, AUDIT_ROOT_LEN) != 0))
 		r = -EBADMSG;
 	if (!r)
-		r = store_put(log->dir, "checkpoint", note, len);
+		r = checkpoint_publish(log, c.size, note, len);
 	if (r < 0) {
 		audit_checkpoint_failed(log);
 		return r;
@@ -265,8 +279,6 @@ int audit_checkpoint_put(struct audit_log *log, const char *note, size_t len)
 	log->sealed = c;
 	log->pending = false;
 	log->retry_at = 0;
-	/* Its loss is not the loss of the checkpoint; the next one carries on. */
-	(void)history_put(log, note, len);
 	return 0;
 }
 

@@ -149,10 +149,8 @@ static int checkpoint_load(struct audit_log *log, struct error *e)
 	_cleanup_free_ char *note = NULL;
 	size_t len;
 	int r = fds_read_file(log->dir, "checkpoint", AUDIT_NOTE_MAX, &note, &len);
-	if (r == -ENOENT) {
-		r = store_exists(log->dir, "checkpoints");
-		return r ? missing(e, "its checkpoint is missing") : 0;
-	}
+	if (r == -ENOENT)
+		return log->history_len ? missing(e, "its checkpoint is missing") : 0;
 	if (!r)
 		r = audit_note_parse(note, len, &log->sealed);
 	if (!r)
@@ -160,33 +158,40 @@ static int checkpoint_load(struct audit_log *log, struct error *e)
 	return r < 0 ? missing(e, "its checkpoint is not the pinned key's") : 0;
 }
 
-/* Cuts a note off the history that a crash left half written: all before the last empty line stays.
+/*
+ * Cuts a note off the history that a crash left half written: everything up to the last note's
+ * empty line stays. Makes the file in a new log, so that its absence means something.
  */
 static int history_mend(struct audit_log *log, struct error *e)
 {
 	char tail[HISTORY_TAIL];
-	_cleanup_close_ int fd = openat(log->dir, "checkpoints", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return errno == ENOENT ? 0 : error_errno(e, -errno, "cannot open the checkpoints");
-	off_t end = lseek(fd, 0, SEEK_END), from = end > HISTORY_TAIL ? end - HISTORY_TAIL : 0;
+	_cleanup_close_ int fd =
+		openat(log->dir, "checkpoints", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+	if (end < 0)
+		return error_errno(e, -errno, "cannot open the audit log's checkpoints");
+	off_t from = end > HISTORY_TAIL ? end - HISTORY_TAIL : 0, keep = -1;
 	ssize_t n = pread(fd, tail, sizeof(tail), from);
-	/* A note has an empty line within; one at its end has a signature line before it. */
-	for (ssize_t i = n; i > 0; i--) {
-		if (tail[i - 1] != '\n' || (i > 1 && tail[i - 2] != '\n'))
+	if (n < 0)
+		return error_errno(e, -errno, "cannot read the audit log's checkpoints");
+	/* Two kinds of empty line: within a note, before its signatures; and after a note, behind
+	 * one. */
+	for (ssize_t i = 2, l = 0; i <= n; i++) {
+		if (tail[i - 1] != '\n')
 			continue;
-		ssize_t l = i - 2;
-		while (l > 0 && tail[l - 1] != '\n')
-			l--;
-		if (i > 4 && !memcmp(tail + l, "\xe2\x80\x94", 3)) {
-			end = from + i;
-			return ftruncate(fd, end) < 0
-				       ? error_errno(e, -errno, "cannot cut a torn checkpoint off")
-				       : 0;
-		}
+		bool empty = tail[i - 2] == '\n';
+		if (empty && i - l > 4 && !memcmp(tail + l, "\xe2\x80\x94", 3))
+			keep = from + i;
+		if (!empty)
+			for (l = i - 1; l > 0 && tail[l - 1] != '\n'; l--)
+				;
 	}
-	if (!from && n >= 0 && ftruncate(fd, 0) == 0)
-		return 0;
-	return missing(e, "its history of checkpoints cannot be read");
+	if (keep < 0 && from)
+		return missing(e, "its history of checkpoints cannot be read");
+	log->history_len = keep < 0 ? 0 : keep;
+	if (log->history_len != end && ftruncate(fd, log->history_len) < 0)
+		return error_errno(e, -errno, "cannot cut a torn checkpoint off the audit log");
+	return 0;
 }
 
 int audit_open(int dirfd, struct audit_log **ret, struct error *e)
@@ -204,13 +209,13 @@ int audit_open(int dirfd, struct audit_log **ret, struct error *e)
 			"cannot open the audit log: another process is writing it");
 	int r = key_load(log, e);
 	if (!r)
+		r = history_mend(log, e);
+	if (!r)
 		r = checkpoint_load(log, e);
 	if (!r)
 		r = edge_load(log, e);
 	if (!r)
 		r = live_load(log, e);
-	if (!r)
-		r = history_mend(log, e);
 	if (r < 0)
 		return r;
 	if (audit_unsealed(log))

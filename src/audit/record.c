@@ -136,6 +136,8 @@ static void member_text(struct out *o, const char *name, const char *text)
 static void member_number(struct out *o, const char *name, uint64_t v)
 {
 	char t[24];
+	if (v > INT64_MAX)
+		v = INT64_MAX; /* what readers of JSON can hold */
 	key(o, name);
 	put(o, t, (size_t)snprintf(t, sizeof(t), "%llu", (unsigned long long)v));
 }
