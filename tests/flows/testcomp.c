@@ -44,7 +44,9 @@ static int on_arrow(struct component *c, enum role peer, int fd)
 	ipc_chan_deinit(&t.arrow[peer]);
 	int r = ipc_chan_init(
 		&t.arrow[peer], &c->loop, fd, on_arrow_message, on_closed, t.line[peer]);
-	return r < 0 ? r : fds_send(t.arrow[peer].fd, line, (size_t)n, NULL, 0, 0);
+	if (r < 0 || c->heritage.role == ROLE_GUARD)
+		return r; /* so that real components may stand at the other ends */
+	return fds_send(t.arrow[peer].fd, line, (size_t)n, NULL, 0, 0);
 }
 
 static int say(struct ipc_chan *chan, const char *text)
