@@ -359,6 +359,9 @@ void groups_read(struct compiler *c, const struct yaml_node *value)
 			complain(c, &k->value->place,
 				"[a, b], or `enrolled` for the group programs were enrolled into",
 				"a group is a list of programs");
+		else if (!k->value->first)
+			complain(c, &k->value->place, "give it programs, or delete it",
+				"the group `%s` is empty", k->text);
 		else
 			value_each(c, k->value, "a program's name", one_member, &id);
 	}

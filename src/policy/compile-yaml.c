@@ -250,6 +250,7 @@ static void read_document(struct reader *r)
 			return;
 		if (key->kind != YAML_SCALAR) {
 			complain(r->c, &key->place, "", "a key must be a word");
+			r->stop = true;
 			return;
 		}
 		read_entry(r, key);

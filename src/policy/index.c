@@ -19,7 +19,8 @@
 #include <string.h>
 
 #define DIM_VALUES_MAX 16 /* ports, hosts of one rule entered one by one */
-#define KEYS_MAX 256      /* keys of one rule and operation, besides those of its longest party */
+#define KEYS_MAX \
+	256 /* keys of one rule and operation, or as many as `from` names, if those are more */
 
 enum shape { SHAPE_FROM = 1, SHAPE_TO = 2, SHAPE_PORT = 4, SHAPE_WHERE = 8, SHAPES = 16 };
 #define OP_CALLER 0u /* connect when the other end is unknown; others are enum policy_op */
@@ -166,11 +167,13 @@ static uint64_t rule_keys(struct builder *b, uint32_t rule, uint32_t op)
 		dim_where(p, r, &where);
 	}
 	uint32_t nf = from.count ? from.count : 1, nt = to.count ? to.count : 1;
-	if ((uint64_t)nt * (ports.n + 1) * (where.n + 1) > KEYS_MAX)
+	/* Whatever makes too many keys is entered as "anything": the last word is match_rule()'s.
+	 */
+	if ((uint64_t)nf * nt * (ports.n + 1) * (where.n + 1) > KEYS_MAX)
 		where.n = 0;
-	if ((uint64_t)nt * (ports.n + 1) > KEYS_MAX)
+	if ((uint64_t)nf * nt * (ports.n + 1) > KEYS_MAX)
 		ports.n = 0;
-	if ((uint64_t)nt * nf > KEYS_MAX)
+	if ((uint64_t)nf * nt > KEYS_MAX)
 		to.count = 0, nt = 1;
 	uint32_t np = ports.n ? ports.n : 1, nw = where.n ? where.n : 1;
 	b->x->shapes[op] |=

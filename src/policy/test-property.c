@@ -305,7 +305,8 @@ static void bind_side(const struct policy *p, const struct side *s, struct polic
 	for (unsigned i = 0; i < 3; i++)
 		if (s->groups & 1u << i)
 			assert_int_equal(policy_party_group(p, ret, groups[i]), 0);
-	ret->uid = uids[s->user];
+	/* A name means another number elsewhere; a number is a number. */
+	ret->uid = s->node == 0 || s->user == 2 ? uids[s->user] : uids[2 - s->user - 1];
 	ret->user = policy_intern(p, users[s->user]);
 	ret->node = policy_intern(p, nodes[s->node]);
 	ret->self = s->node == 0;
