@@ -84,13 +84,9 @@ int store_error(struct registry *r, const char *what, struct error *e)
 			sqlite3_errmsg(r->db));
 	case SQLITE_NOMEM:
 		return error_set(e, -ENOMEM, "cannot %s: out of memory", what);
-	case SQLITE_IOERR:
-		return error_set(e, -EIO,
-			"cannot %s: the registry file cannot be read or written: %s; nothing was "
-			"changed",
-			what, strerror(sqlite3_system_errno(r->db)));
 	default:
-		return error_set(e, -EIO, "cannot %s: %s", what, sqlite3_errmsg(r->db));
+		return error_set(
+			e, -EIO, "cannot %s: %s; nothing was changed", what, sqlite3_errmsg(r->db));
 	}
 }
 

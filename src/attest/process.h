@@ -1,0 +1,44 @@
+/*
+ * Reading the kernel's facts about a process. The proc directory opened first pins the process;
+ * that it still is the one the pidfd means, alive, running the same image, is checked after
+ * everything has been read.
+ */
+#pragma once
+
+#include <sys/stat.h>
+
+#include "attest/maps.h"
+#include "attest/memory.h"
+#include "attest/parse.h"
+#include "base/error.h"
+#include "identity/evidence.h"
+
+#define REQUEST_FILES_MAX (MAPS_FOREIGN_MAX + 2)
+
+/* A file whose hash the evidence still lacks. */
+struct wanted {
+	int fd; /* O_PATH */
+	bool settled;
+	bool required; /* no evidence without it; else the digest stays none */
+	struct digest *to;
+};
+
+struct reading {
+	int proc, pidfd;
+	struct stat exe_st;
+	struct memory_key key;
+	bool at_exec, inherited;
+	struct evidence evidence;
+	struct wanted wanted[REQUEST_FILES_MAX];
+	size_t n_wanted;
+};
+
+void reading_init(struct reading *r);
+void reading_done(struct reading *r);
+/* Everything but hashes. pidfd stays the caller's until reading_done(). why: for the guard's log.
+ */
+int reading_take(struct reading *r, struct memory *memory, uint32_t pid, int pidfd, bool at_exec,
+	struct error *why) _must_check_;
+/* After the hashes are in: is it still that process and that image? Remembers the start when
+ * at_exec. */
+int reading_finish(struct reading *r, struct memory *memory, struct error *why) _must_check_;

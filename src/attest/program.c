@@ -1,0 +1,155 @@
+/*
+ * Interpreters and scripts (program.h). Input: a file and a process anybody may have started; of
+ * its memory only what the kernel itself wrote at exec is read, while it is stopped.
+ */
+#include "attest/program.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "attest/parse.h"
+#include "attest/trust.h"
+#include "base/fds.h"
+
+#define AUXV_MAX 4096
+
+static const char *const interpreters[] = {
+#define INTERPRETER(pattern) pattern,
+#include "attest/interpreters.def"
+#undef INTERPRETER
+};
+
+/* Loaders as executables name them; distributions keep these paths for compatibility. */
+static const char *const loaders[] = {"/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux.so.2",
+	"/libx32/ld-linux-x32.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-linux-armhf.so.3",
+	"/lib/ld-musl-x86_64.so.1", "/lib/ld-musl-aarch64.so.1"};
+
+bool program_is_interpreter(const char *path, const struct stat *st)
+{
+	const char *base = strrchr(path, '/');
+	base = base ? base + 1 : path;
+	for (size_t i = 0; i < ARRAY_LEN(interpreters); i++)
+		if (fnmatch(interpreters[i], base, 0) == 0)
+			return true;
+	for (size_t i = 0; i < ARRAY_LEN(loaders); i++) {
+		struct stat l;
+		if (stat(loaders[i], &l) == 0 && l.st_dev == st->st_dev && l.st_ino == st->st_ino)
+			return true;
+	}
+	return false;
+}
+
+int program_look(int fd, struct program_facts *ret)
+{
+	char head[4] = {0};
+	ssize_t n = pread(fd, head, sizeof(head), 0);
+	if (n < 0)
+		return -errno;
+	ret->elf = memcmp(head, "\177ELF", 4) == 0;
+	ret->script = head[0] == '#' && head[1] == '!';
+	return 0;
+}
+
+/* ---- scripts ---- */
+
+/* The name the kernel was asked to execute: it wrote it to the top of the new stack. */
+static int exec_name(int proc, uint32_t pid, char *ret, size_t size)
+{
+	_cleanup_free_ char *auxv = NULL;
+	size_t len;
+	uint64_t at;
+	int r = fds_read_file(proc, "auxv", AUXV_MAX, &auxv, &len);
+	r = r < 0 ? r : parse_auxv_execfn(auxv, len, &at);
+	if (r < 0)
+		return r;
+	/* Up to the end of the page first: the stack may end there. */
+	size_t done = 0;
+	while (done < size) {
+		size_t page = 4096 - (at + done) % 4096,
+		       want = size - done < page ? size - done : page;
+		struct iovec to = {ret + done, want}, from = {(void *)(uintptr_t)(at + done), want};
+		ssize_t n = process_vm_readv((pid_t)pid, &to, 1, &from, 1, 0);
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		if (memchr(ret + done, '\0', (size_t)n))
+			return 0;
+		done += (size_t)n;
+	}
+	return -ENAMETOOLONG;
+}
+
+/* Relative to where the process stands; where that is, is only believed if the walk from the root
+ * is. */
+static int absolute(int proc, const char *name, char *ret, size_t size)
+{
+	ssize_t n = 0;
+	bool relative = name[0] != '/';
+	if (relative) {
+		n = readlinkat(proc, "cwd", ret, size);
+		if (n < 0)
+			return -errno;
+	}
+	int k = snprintf(ret + n, size - (size_t)n, "%s%s", relative ? "/" : "", name);
+	return k < 0 || (size_t)k >= size - (size_t)n ? -ENAMETOOLONG : 0;
+}
+
+static int open_for_reading(int path_fd)
+{
+	char self[64];
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", path_fd);
+	int fd = open(self, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* Does the file's "#!" line name, in the process's root, the executable that runs? */
+static int interpreted_by(int root, int file, dev_t proc_dev, const struct stat *exe_st)
+{
+	char head[SHEBANG_MAX], name[SHEBANG_MAX];
+	struct stat st;
+	_cleanup_close_ int fd = open_for_reading(file);
+	if (fd < 0)
+		return fd;
+	ssize_t n = pread(fd, head, sizeof(head), 0);
+	int r = n < 0 ? -errno : parse_shebang(head, (size_t)n, name, sizeof(name));
+	if (r < 0)
+		return r;
+	_cleanup_close_ int interpreter = trust_walk(root, name, proc_dev);
+	if (interpreter < 0 || fstat(interpreter, &st) < 0)
+		return interpreter < 0 ? interpreter : -errno;
+	return st.st_dev == exe_st->st_dev && st.st_ino == exe_st->st_ino ? 0 : -ENOENT;
+}
+
+int script_find(int proc, uint32_t pid, const struct stat *exe_st, char *ret_path, size_t size)
+{
+	char name[PATH_MAX], path[PATH_MAX];
+	struct stat st, proc_st;
+	if (fstat(proc, &proc_st) < 0)
+		return -errno;
+	int r = exec_name(proc, pid, name, sizeof(name));
+	r = r < 0 ? r : absolute(proc, name, path, sizeof(path));
+	if (r < 0)
+		return r;
+	_cleanup_close_ int root = openat(proc, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return -errno;
+	_cleanup_close_ int file = trust_walk(root, path, proc_st.st_dev);
+	if (file < 0)
+		return -ENOENT;
+	if (fstat(file, &st) < 0)
+		return -errno;
+	bool itself = st.st_dev == exe_st->st_dev && st.st_ino == exe_st->st_ino;
+	if (itself || !S_ISREG(st.st_mode) || !trust_stat(&st) ||
+		interpreted_by(root, file, proc_st.st_dev, exe_st) < 0)
+		return -ENOENT;
+	size_t n = strlen(path);
+	if (n >= size)
+		return -ENAMETOOLONG;
+	memcpy(ret_path, path, n + 1);
+	return take_fd(&file);
+}

@@ -1,0 +1,697 @@
+/*
+ * attest on real children: what it says of plain programs, copies, injected libraries, scripts,
+ * memfds; and what it refuses. Runs as any uid; what needs root (files others cannot write) is
+ * skipped without it.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "attest/hash.h"
+#include "attest/request.h"
+#include "base/clock.h"
+#include "base/fds.h"
+#include "crypto/sha256.h"
+#include "identity/evidence.h"
+
+static char dir[64], copy[128], other[128], library[128];
+static uv_loop_t loop;
+static struct attest *attest;
+static int memory_fd;
+
+/* ---- asking ---- */
+
+struct asked {
+	bool done;
+	int error;
+	char why[256];
+	struct evidence e;
+	struct digest file;
+	bool file_script, file_interpreter, file_elf;
+};
+
+static void on_answer(void *ctx, const Belay__FromAttest *m)
+{
+	struct asked *a = ctx;
+	a->done = true;
+	a->error = m->error;
+	snprintf(a->why, sizeof(a->why), "%s", m->why ? m->why : "");
+	if (m->evidence)
+		assert_int_equal(evidence_from_msg(m->evidence, &a->e), 0);
+	if (m->file) {
+		memcpy(a->file.bytes, m->file->sha256.data, DIGEST_LEN);
+		a->file_elf = m->file->elf;
+		a->file_script = m->file->script;
+		a->file_interpreter = m->file->interpreter;
+	}
+}
+
+static struct asked *ask_pidfd(pid_t pid, int pidfd, bool at_exec)
+{
+	static struct asked a;
+	memset(&a, 0, sizeof(a));
+	Belay__AttestProcess p = BELAY__ATTEST_PROCESS__INIT;
+	Belay__ToAttest m = BELAY__TO_ATTEST__INIT;
+	p.pid = (uint32_t)pid;
+	p.at_exec = at_exec;
+	m.id = 7;
+	m.body_case = BELAY__TO_ATTEST__BODY_PROCESS;
+	m.process = &p;
+	assert_int_equal(attest_ask(attest, &m, &pidfd, 1, on_answer, &a), 0);
+	assert_int_equal(pidfd, -1);
+	while (!a.done)
+		uv_run(&loop, UV_RUN_ONCE);
+	return &a;
+}
+
+static int pidfd_of(pid_t pid)
+{
+	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static struct asked *ask(pid_t pid, bool at_exec)
+{
+	return ask_pidfd(pid, pidfd_of(pid), at_exec);
+}
+
+static struct asked *ask_file(const char *path)
+{
+	static struct asked a;
+	memset(&a, 0, sizeof(a));
+	Belay__AttestFile f = BELAY__ATTEST_FILE__INIT;
+	Belay__ToAttest m = BELAY__TO_ATTEST__INIT;
+	m.body_case = BELAY__TO_ATTEST__BODY_FILE;
+	m.file = &f;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(attest_ask(attest, &m, &fd, 1, on_answer, &a), 0);
+	while (!a.done)
+		uv_run(&loop, UV_RUN_ONCE);
+	return &a;
+}
+
+static void digest_of(const char *path, struct digest *ret)
+{
+	char *text;
+	size_t len;
+	assert_int_equal(fds_read_file(AT_FDCWD, path, 64u << 20, &text, &len), 0);
+	sha256_of(text, len, ret->bytes);
+	free(text);
+}
+
+static void assert_is_file(const struct digest *d, const char *path)
+{
+	struct digest want;
+	digest_of(path, &want);
+	assert_memory_equal(d, &want, sizeof(want));
+}
+
+/* ---- children ---- */
+
+/* Starts a program stopped at its exec, before its first instruction, as the instance holds it. */
+static pid_t start_stopped(const char *path, char *const argv[], const char *preload)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (preload)
+			setenv("LD_PRELOAD", preload, 1);
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		raise(SIGSTOP);
+		execv(path, argv);
+		_exit(127);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	ptrace(PTRACE_SETOPTIONS, pid, NULL, (void *)(PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL));
+	ptrace(PTRACE_CONT, pid, NULL, NULL);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSTOPPED(status) && status >> 8 == (SIGTRAP | (PTRACE_EVENT_EXEC << 8)));
+	return pid;
+}
+
+static void go(pid_t pid)
+{
+	ptrace(PTRACE_DETACH, pid, NULL, NULL);
+	usleep(100000); /* its loader maps the libraries */
+}
+
+static void end(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static pid_t start(const char *path, const char *argv0, const char *preload)
+{
+	char *const argv[] = {(char *)argv0, (char *)"60", NULL};
+	pid_t pid = start_stopped(path, argv, preload);
+	go(pid);
+	return pid;
+}
+
+static void shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void shell(const char *fmt, ...)
+{
+	char cmd[512];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(cmd, sizeof(cmd), fmt, ap);
+	va_end(ap);
+	if (system(cmd) != 0)
+		fail_msg("%s", cmd);
+}
+
+static void write_file(const char *path, const char *text, mode_t mode)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0700);
+	assert_true(fd >= 0);
+	assert_int_equal(fds_write_all(fd, text, strlen(text)), 0);
+	assert_int_equal(fchmod(fd, mode), 0);
+	close(fd);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	snprintf(dir, sizeof(dir), "/tmp/belay-attest-XXXXXX");
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(copy, sizeof(copy), "%s/copy", dir);
+	snprintf(other, sizeof(other), "%s/other", dir);
+	snprintf(library, sizeof(library), "%s/evil.so", dir);
+	shell("cp /bin/sleep %s && cp /bin/sleep %s && printf x >> %s", copy, other, other);
+	shell("echo 'int evil(void) { return 1; }' | cc -shared -fPIC -x c -o %s -", library);
+	struct error e = ERROR_INIT;
+	if (hasher_block_signals() < 0 || uv_loop_init(&loop) < 0)
+		return -1;
+	return attest_new(&loop, -1, &attest, &memory_fd, &e);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	shell("rm -r %s", dir);
+	return 0;
+}
+
+/* ---- what a process is ---- */
+
+static void test_plain(void **state)
+{
+	(void)state;
+	pid_t pid = start("/bin/sleep", "anything/snooze", NULL);
+	struct asked *a = ask(pid, false);
+	assert_int_equal(a->error, 0);
+	assert_is_file(&a->e.exe_sha256, "/bin/sleep");
+	assert_string_equal(a->e.exe_path, "/usr/bin/sleep");
+	assert_string_equal(a->e.name, "snooze");
+	assert_int_equal(a->e.uid, geteuid());
+	assert_int_equal(a->e.pid, pid);
+	assert_true(a->e.start_time && a->e.netns && a->e.mntns && a->e.userns);
+	assert_int_equal(a->e.n_foreign, 0);
+	assert_false(a->e.anonymous_exec || a->e.interpreter);
+	assert_true(digest_is_none(&a->e.script_sha256));
+	assert_true(a->e.n_ancestors >= 1);
+	assert_int_equal(a->e.ancestors[0].pid, getpid());
+	assert_true(a->e.cgroup[0] == '/');
+	struct digest first = a->e.exe_sha256;
+	a = ask(pid, false);
+	assert_memory_equal(&a->e.exe_sha256, &first, sizeof(first));
+	end(pid);
+}
+
+static void test_copies(void **state)
+{
+	(void)state;
+	pid_t pid = start(copy, "sleep", NULL);
+	struct asked *a = ask(pid, false);
+	assert_int_equal(a->error, 0);
+	assert_is_file(&a->e.exe_sha256, "/bin/sleep");
+	assert_string_equal(a->e.exe_path, copy);
+	end(pid);
+	pid = start(other, "sleep", NULL);
+	a = ask(pid, false);
+	assert_is_file(&a->e.exe_sha256, other);
+	end(pid);
+}
+
+static void test_preload(void **state)
+{
+	(void)state;
+	pid_t pid = start("/bin/sleep", "sleep", library);
+	struct asked *a = ask(pid, false);
+	assert_int_equal(a->error, 0);
+	assert_int_equal(a->e.n_foreign, 1);
+	assert_string_equal(a->e.foreign[0].path, library);
+	assert_is_file(&a->e.foreign[0].sha256, library);
+	end(pid);
+}
+
+static void test_deleted(void **state)
+{
+	(void)state;
+	char path[160], lib[160];
+	snprintf(path, sizeof(path), "%s/gone", dir);
+	snprintf(lib, sizeof(lib), "%s/gone.so", dir);
+	shell("cp /bin/sleep %s && cp %s %s", path, library, lib);
+	pid_t pid = start(path, "sleep", lib);
+	unlink(path);
+	unlink(lib);
+	/* Another file in the library's place must not be taken for it. */
+	shell("cp %s %s && printf x >> %s", library, lib, lib);
+	struct asked *a = ask(pid, false);
+	assert_int_equal(a->error, 0);
+	assert_is_file(&a->e.exe_sha256, "/bin/sleep");
+	assert_non_null(strstr(a->e.exe_path, "(deleted)"));
+	assert_int_equal(a->e.n_foreign, 1);
+	if (!digest_is_none(&a->e.foreign[0].sha256))
+		assert_is_file(&a->e.foreign[0].sha256, library);
+	end(pid);
+}
+
+static void test_memfd(void **state)
+{
+	(void)state;
+	char *text, path[64];
+	size_t len;
+	assert_int_equal(fds_read_file(AT_FDCWD, "/bin/sleep", 1u << 24, &text, &len), 0);
+	int fd = memfd_create("x", 0);
+	assert_int_equal(fds_write_all(fd, text, len), 0);
+	free(text);
+	/* Reopened for reading: a descriptor open for writing keeps it from being executed. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	int ro = open(path, O_RDONLY);
+	close(fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", ro);
+	pid_t pid = start(path, "sleep", NULL);
+	close(ro);
+	struct asked *a = ask(pid, false);
+	assert_int_equal(a->error, 0);
+	assert_is_file(&a->e.exe_sha256, "/bin/sleep");
+	end(pid);
+}
+
+static void test_loader(void **state)
+{
+	(void)state;
+	char *const argv[] = {(char *)"sleep", (char *)"/bin/sleep", (char *)"60", NULL};
+	pid_t pid = start_stopped("/lib64/ld-linux-x86-64.so.2", argv, NULL);
+	struct asked *a = ask(pid, true);
+	assert_int_equal(a->error, 0);
+	assert_true(a->e.interpreter);
+	go(pid);
+	a = ask(pid, false);
+	assert_true(a->e.interpreter);
+	end(pid);
+}
+
+static void test_anonymous(void **state)
+{
+	(void)state;
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
+			MAP_FAILED)
+			_exit(1);
+		pause();
+	}
+	usleep(50000);
+	struct asked *a = ask(pid, false);
+	assert_int_equal(a->error, 0);
+	assert_true(a->e.anonymous_exec);
+	end(pid);
+}
+
+/* ---- what it was started with ---- */
+
+static void test_name_is_remembered(void **state)
+{
+	(void)state;
+	static const char source[] =
+		"#include <string.h>\\n#include <unistd.h>\\nint main(int c, char **v) {"
+		"memset(v[0], 0x78, strlen(v[0])); if (c > 1 && fork()) return 0; pause(); }";
+	char path[160];
+	snprintf(path, sizeof(path), "%s/title", dir);
+	shell("printf '%s' | cc -x c -o %s -", source, path);
+	char *const argv[] = {(char *)"server", NULL};
+	pid_t pid = start_stopped(path, argv, NULL);
+	struct asked *a = ask(pid, true);
+	assert_int_equal(a->error, 0);
+	assert_string_equal(a->e.name, "server");
+	go(pid);
+	assert_string_equal(ask(pid, false)->e.name, "server");
+	end(pid);
+	/* Not seen at its exec: then the text the program wrote itself is all there is. */
+	pid = start_stopped(path, argv, NULL);
+	go(pid);
+	assert_string_equal(ask(pid, false)->e.name, "xxxxxx");
+	end(pid);
+}
+
+static pid_t only_child_of(const char *name)
+{
+	char cmd[160];
+	int pid = 0;
+	snprintf(cmd, sizeof(cmd), "pgrep -n -x %s", name);
+	FILE *f = popen(cmd, "r");
+	assert_int_equal(fscanf(f, "%d", &pid), 1);
+	pclose(f);
+	return pid;
+}
+
+/* A server that forks and whose parent ends keeps what it was started as; also for the next attest.
+ */
+static void test_forks_inherit(void **state)
+{
+	(void)state;
+	char path[160];
+	snprintf(path, sizeof(path), "%s/title", dir);
+	char *const argv[] = {(char *)"forker", (char *)"1", NULL};
+	pid_t pid = start_stopped(path, argv, NULL);
+	assert_int_equal(ask(pid, true)->error, 0);
+	go(pid);
+	waitpid(pid, NULL, 0);
+	pid_t child = only_child_of("title");
+	assert_true(child != pid);
+	assert_string_equal(ask(child, false)->e.name, "forker");
+
+	struct attest *first = attest;
+	struct error e = ERROR_INIT;
+	int kept;
+	assert_int_equal(attest_new(&loop, dup(memory_fd), &attest, &kept, &e), 0);
+	assert_string_equal(ask(child, false)->e.name, "forker");
+	attest = first;
+	kill(child, SIGKILL);
+}
+
+/* ---- scripts ---- */
+
+static struct asked *ask_script(const char *path)
+{
+	char *const argv[] = {(char *)path, NULL};
+	pid_t pid = start_stopped(path, argv, NULL);
+	struct asked *a = ask(pid, true);
+	assert_int_equal(a->error, 0);
+	assert_true(a->e.interpreter);
+	struct digest at_exec = a->e.script_sha256;
+	go(pid);
+	a = ask(pid, false);
+	assert_memory_equal(&a->e.script_sha256, &at_exec, sizeof(at_exec));
+	end(pid);
+	return a;
+}
+
+static void test_scripts(void **state)
+{
+	(void)state;
+	char path[160], link[160];
+	snprintf(path, sizeof(path), "%s/script", dir);
+	write_file(path, "#!/bin/sh\nread x\n", 0755);
+	/* In /tmp somebody else can put another file in its place: it does not count, whoever owns
+	 * it. */
+	assert_true(digest_is_none(&ask_script(path)->e.script_sha256));
+	if (geteuid() != 0) {
+		print_message("# not root: scripts that count are not tried\n");
+		return;
+	}
+	snprintf(path, sizeof(path), "/usr/lib/belay-test-%d", getpid());
+	write_file(path, "#!/bin/sh\nsleep 60\n", 0755);
+	struct asked *a = ask_script(path);
+	assert_is_file(&a->e.script_sha256, path);
+	assert_string_equal(a->e.script_path, path);
+	/* Reached over a link that others could turn elsewhere, before the interpreter opens it. */
+	snprintf(link, sizeof(link), "%s/link", dir);
+	assert_int_equal(symlink(path, link), 0);
+	assert_true(digest_is_none(&ask_script(link)->e.script_sha256));
+	/* Writable by others. */
+	chmod(path, 0757);
+	assert_true(digest_is_none(&ask_script(path)->e.script_sha256));
+	chmod(path, 0755);
+	assert_int_equal(chown(path, 12345, 12345), 0);
+	assert_true(digest_is_none(&ask_script(path)->e.script_sha256));
+	unlink(path);
+	/* Named to the interpreter instead of started. */
+	char *const argv[] = {(char *)"sh", (char *)"/usr/bin/ldd", NULL};
+	pid_t pid = start_stopped("/bin/sh", argv, NULL);
+	a = ask(pid, true);
+	assert_true(a->e.interpreter && digest_is_none(&a->e.script_sha256));
+	end(pid);
+}
+
+/* ---- races and disguises ---- */
+
+static void test_gone_or_other(void **state)
+{
+	(void)state;
+	pid_t pid = start("/bin/sleep", "sleep", NULL), two = start("/bin/sleep", "sleep", NULL);
+	/* The pidfd of one with the number of the other. */
+	assert_int_equal(ask_pidfd(pid, pidfd_of(two), false)->error, -ESRCH);
+	int fd = pidfd_of(pid);
+	kill(pid, SIGKILL);
+	usleep(20000);
+	assert_true(ask_pidfd(pid, dup(fd), false)->error < 0); /* a zombie */
+	waitpid(pid, NULL, 0);
+	assert_true(ask_pidfd(pid, dup(fd), false)->error < 0); /* reaped */
+	close(fd);
+	/* Its number, taken by a pidfd of ourselves. */
+	assert_true(ask_pidfd(pid, pidfd_of(getpid()), false)->error < 0);
+	end(two);
+}
+
+/* Processes that end while they are looked at: an answer each time, and none for a dead one. */
+static void test_ending_meanwhile(void **state)
+{
+	(void)state;
+	unsigned good = 0;
+	for (int i = 0; i < 300; i++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			usleep((useconds_t)(i * 3));
+			_exit(0);
+		}
+		int fd = pidfd_of(pid);
+		struct asked *a = ask_pidfd(pid, dup(fd), false);
+		/* Alive when it was answered, or refused. */
+		good += a->error == 0;
+		waitpid(pid, NULL, 0);
+		close(fd);
+	}
+	print_message("# %u of 300 answered before their end\n", good);
+	assert_int_equal(attest_open_requests(attest), 0);
+}
+
+/* exec during the reading: the evidence is of one image or there is none. */
+static void test_exec_meanwhile(void **state)
+{
+	(void)state;
+	struct digest a_sleep, b_other;
+	digest_of("/bin/sleep", &a_sleep);
+	digest_of("/proc/self/exe", &b_other);
+	for (int i = 0; i < 100; i++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			usleep((useconds_t)(i * 5));
+			execl("/bin/sleep", "sleep", "60", NULL);
+			_exit(1);
+		}
+		struct asked *a = ask(pid, false);
+		if (a->error == 0) {
+			bool one = digest_equal(&a->e.exe_sha256, &a_sleep);
+			assert_true(one || digest_equal(&a->e.exe_sha256, &b_other));
+		}
+		end(pid);
+	}
+}
+
+/*
+ * The disguise by PR_SET_MM: unmap one's own text, become somebody else by name. Here only the
+ * addresses are tried, which attest uses to tell forks from others: they need a privilege a bound
+ * program does not have.
+ */
+static void test_set_mm(void **state)
+{
+	(void)state;
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (geteuid() == 0 && setresuid(12345, 12345, 12345) < 0)
+			_exit(2);
+		int fd = open("/bin/sleep", O_RDONLY);
+		long r = syscall(
+			SYS_prctl, 35 /* PR_SET_MM */, 13 /* PR_SET_MM_EXE_FILE */, fd, 0, 0);
+		_exit(r == 0 ? 1 : 0);
+	}
+	int status;
+	waitpid(pid, &status, 0);
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* ---- the memory of hashes ---- */
+
+static struct digest hash_now(const char *path)
+{
+	struct asked *a = ask_file(path);
+	if (a->error)
+		print_message("# %s: %s\n", path, a->why);
+	assert_int_equal(a->error, 0);
+	return a->file;
+}
+
+/*
+ * Changed through a shared mapping, where no time stamp need change: the old hash must not be
+ * served. While somebody can write, there is no hash at all, or the true one.
+ */
+static void test_shared_mapping(void **state)
+{
+	(void)state;
+	char path[160];
+	snprintf(path, sizeof(path), "%s/mapped", dir);
+	shell("cp /bin/sleep %s", path);
+	struct digest before = hash_now(path), again = hash_now(path);
+	assert_memory_equal(&before, &again, sizeof(before));
+
+	/* Another process, since the writer waits until attest has let go. */
+	int p[2], q[2];
+	assert_int_equal(pipe(p) | pipe(q), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		char c;
+		int fd = open(path, O_RDWR);
+		char *m = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		close(fd);
+		if (m == MAP_FAILED || write(p[1], "x", 1) != 1 || read(q[0], &c, 1) != 1)
+			_exit(1);
+		m[200] ^= 0x55;
+		(void)!write(p[1], "y", 1);
+		(void)!read(q[0], &c, 1);
+		_exit(0);
+	}
+	char c;
+	assert_int_equal(fds_nonblock(p[0]), 0);
+	uint64_t until = clock_mono_ms() + 5000;
+	while (read(p[0], &c, 1) != 1 && clock_mono_ms() < until)
+		uv_run(&loop, UV_RUN_NOWAIT);
+	assert_int_equal(c, 'x');
+	assert_int_equal(ask_file(path)->error, -ETXTBSY);
+	assert_int_equal(write(q[1], "x", 1), 1);
+	while (read(p[0], &c, 1) != 1)
+		usleep(1000);
+	assert_int_equal(ask_file(path)->error, -ETXTBSY);
+	assert_int_equal(write(q[1], "x", 1), 1);
+	waitpid(pid, NULL, 0);
+	struct digest after = hash_now(path);
+	assert_is_file(&after, path);
+	assert_memory_not_equal(&before, &after, sizeof(before));
+}
+
+/* Who wants to write a remembered file waits milliseconds, not until a time-out. */
+static void test_writer_waits_briefly(void **state)
+{
+	(void)state;
+	char path[160];
+	snprintf(path, sizeof(path), "%s/written", dir);
+	shell("cp /bin/sleep %s", path);
+	(void)hash_now(path);
+	uint64_t started = clock_mono_ms();
+	pid_t pid = fork();
+	if (pid == 0) {
+		int fd = open(path, O_WRONLY | O_APPEND);
+		_exit(fd >= 0 && write(fd, "x", 1) == 1 ? 0 : 1);
+	}
+	int status;
+	while (waitpid(pid, &status, WNOHANG) == 0)
+		uv_run(&loop, UV_RUN_NOWAIT);
+	assert_int_equal(status, 0);
+	assert_true(clock_mono_ms() - started < 1000);
+	struct digest after = hash_now(path);
+	assert_is_file(&after, path);
+}
+
+/* Large, and asked for by many at once: read by a worker, once. */
+static void test_large(void **state)
+{
+	(void)state;
+	char path[160];
+	snprintf(path, sizeof(path), "%s/large", dir);
+	shell("head -c 30000000 /dev/zero > %s", path);
+	static struct asked a[20];
+	memset(a, 0, sizeof(a));
+	for (size_t i = 0; i < ARRAY_LEN(a); i++) {
+		Belay__AttestFile f = BELAY__ATTEST_FILE__INIT;
+		Belay__ToAttest m = BELAY__TO_ATTEST__INIT;
+		m.body_case = BELAY__TO_ATTEST__BODY_FILE;
+		m.file = &f;
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		assert_int_equal(attest_ask(attest, &m, &fd, 1, on_answer, &a[i]), 0);
+	}
+	assert_int_equal(attest_open_requests(attest), ARRAY_LEN(a));
+	while (attest_open_requests(attest))
+		uv_run(&loop, UV_RUN_ONCE);
+	for (size_t i = 0; i < ARRAY_LEN(a); i++) {
+		assert_int_equal(a[i].error, 0);
+		assert_is_file(&a[i].file, path);
+	}
+}
+
+static void test_files(void **state)
+{
+	(void)state;
+	struct asked *a = ask_file("/bin/sh");
+	assert_true(a->file_elf && a->file_interpreter && !a->file_script);
+	a = ask_file("/usr/bin/ldd");
+	assert_true(!a->file_elf && a->file_script);
+	Belay__AttestFile f = BELAY__ATTEST_FILE__INIT;
+	Belay__ToAttest m = BELAY__TO_ATTEST__INIT;
+	m.body_case = BELAY__TO_ATTEST__BODY_FILE;
+	m.file = &f;
+	int fd = open("/", O_RDONLY | O_CLOEXEC);
+	assert_int_equal(attest_ask(attest, &m, &fd, 1, on_answer, a), 0);
+	assert_int_equal(a->error, -EINVAL);
+	/* A question that is none. */
+	assert_int_equal(attest_ask(attest, &m, &fd, 0, on_answer, a), -EBADMSG);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_copies),
+		cmocka_unit_test(test_preload),
+		cmocka_unit_test(test_deleted),
+		cmocka_unit_test(test_memfd),
+		cmocka_unit_test(test_loader),
+		cmocka_unit_test(test_anonymous),
+		cmocka_unit_test(test_name_is_remembered),
+		cmocka_unit_test(test_forks_inherit),
+		cmocka_unit_test(test_scripts),
+		cmocka_unit_test(test_gone_or_other),
+		cmocka_unit_test(test_ending_meanwhile),
+		cmocka_unit_test(test_exec_meanwhile),
+		cmocka_unit_test(test_set_mm),
+		cmocka_unit_test(test_shared_mapping),
+		cmocka_unit_test(test_writer_waits_briefly),
+		cmocka_unit_test(test_large),
+		cmocka_unit_test(test_files),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
