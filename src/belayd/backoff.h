@@ -7,7 +7,7 @@
 #define BACKOFF_STEP_MS 50u
 #define BACKOFF_MAX_MS 5000u
 #define BACKOFF_HEALTHY_MS 10000u /* who lived this long starts afresh */
-#define BACKOFF_KILLED_MS 500u    /* who lived this long and was killed did not fail */
+#define BACKOFF_KILLED_MS 100u    /* who lived this long and was killed was well */
 
 struct backoff {
 	unsigned failures; /* in a row */
@@ -19,8 +19,10 @@ struct backoff {
  */
 static inline uint32_t backoff_next(struct backoff *b, uint64_t lived_ms, bool killed)
 {
-	if (killed && lived_ms >= BACKOFF_KILLED_MS)
+	if (killed && lived_ms >= BACKOFF_KILLED_MS) {
+		b->failures = 0;
 		return 0;
+	}
 	if (lived_ms >= BACKOFF_HEALTHY_MS)
 		b->failures = 0;
 	unsigned n = b->failures;

@@ -3,7 +3,9 @@
 
 As an ordinary user, and as root also as a host instance. Prints TAP. Standard library only.
 """
+import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -178,6 +180,33 @@ def test_listeners(i):
        reach(port) == "ConnectionRefusedError")
 
 
+def descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd")) if ROOT else 0
+
+
+def test_storm(i, seconds=5):
+    """Random kills, several at a time, at any stage of a successor's start."""
+    seed = random.randrange(1 << 30)
+    dice = random.Random(seed)
+    joined = lambda n: complete(n) and all(n[r] == i.pid(r) for r in n)
+    i.wait(joined, 8)
+    before, worst, end, n, now = descriptors(i.process.pid), 0, time.monotonic() + seconds, 0, True
+    while now and time.monotonic() < end:
+        for role in set(dice.sample(ROLES + ["dispatcher"] * 3, dice.choice([1, 1, 1, 2, 3]))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(i.pid(role), signal.SIGKILL)
+            n += 1
+            time.sleep(dice.choice([0, 0, 0.001, 0.003, 0.01]))
+        started = time.monotonic()
+        now = i.wait(joined, 8)
+        worst = max(worst, time.monotonic() - started)
+        time.sleep(dice.random() * 0.3)
+    ok(f"{n} random kills: always joined again", bool(now), f"seed {seed}\n" + open(i.log).read()[-4000:])
+    ok("random kills: within a second each time", worst < RECOVERY, f"seed {seed}: {worst:.3f} s")
+    ok("random kills: belayd holds no more descriptors than before", descriptors(i.process.pid) == before,
+       f"{before} before, {descriptors(i.process.pid)} after")
+
+
 def test_surprise(i, sig, what):
     before = i.wait(complete, 8)
     os.kill(i.pid("conn"), sig)
@@ -223,6 +252,7 @@ def run(top, belayd, uid):
             test_kill(i, role)
         test_kept(i)
         test_listeners(i)
+        test_storm(i)
         test_surprise(i, signal.SIGUSR1, "gives the dispatcher orders")
         test_surprise(i, signal.SIGUSR2, "has belayd keep what it may not")
     test_end(i)
