@@ -115,6 +115,7 @@ int grants_add(struct grants *g, const struct nft_grant *v, uint64_t now_ms)
 
 int grants_revoke(struct grants *g, const struct nft_grant *v)
 {
+	bool any = false;
 	for (;;) {
 		struct grant *batch[NFT_BATCH_MAX];
 		size_t n = 0;
@@ -124,9 +125,14 @@ int grants_revoke(struct grants *g, const struct nft_grant *v)
 					addr_equal(&x->v.destination, &v->destination)))
 				batch[n++] = x;
 		int r = n ? drop(g, batch, n) : 0;
-		if (r < 0 || n < NFT_BATCH_MAX)
+		if (r < 0)
 			return r;
+		any = any || n;
+		if (n < NFT_BATCH_MAX)
+			break;
 	}
+	/* Answers to what the grant let through must end with it. */
+	return any && v->udp ? nft_flush_answers(g->nft) : 0;
 }
 
 int grants_expire(struct grants *g, uint64_t now_ms)

@@ -186,17 +186,28 @@ int nft_change(struct nft *n, bool add, const struct nft_grant *v, size_t n_v)
 	return batch_talk(n, buf, used, first, n_v);
 }
 
-int nft_flush(struct nft *n)
+static int flush_sets(struct nft *n, const char *const *sets, size_t n_sets)
 {
-	static const char *const sets[] = {"t4", "t6", "u4", "u6", "a4", "a6"};
-	char buf[(ARRAY_LEN(sets) + 2) * ELEM_MAX] __attribute__((aligned(8)));
+	char buf[8 * ELEM_MAX] __attribute__((aligned(8)));
 	size_t used = batch_begin(n, buf);
 	uint32_t first = n->nl.seq + 1;
-	for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
+	for (size_t i = 0; i < n_sets; i++) {
 		int len = elem_put(buf + used, NULL, sets[i], false, netlink_seq(&n->nl));
 		if (len < 0)
 			return len;
 		used += (size_t)len;
 	}
-	return batch_talk(n, buf, used, first, ARRAY_LEN(sets));
+	return batch_talk(n, buf, used, first, n_sets);
+}
+
+int nft_flush_answers(struct nft *n)
+{
+	static const char *const sets[] = {"a4", "a6"};
+	return flush_sets(n, sets, ARRAY_LEN(sets));
+}
+
+int nft_flush(struct nft *n)
+{
+	static const char *const sets[] = {"t4", "t6", "u4", "u6", "a4", "a6"};
+	return flush_sets(n, sets, ARRAY_LEN(sets));
 }

@@ -31,5 +31,7 @@ int nft_open(struct nft *n, struct error *e) _must_check_;
 void nft_close(struct nft *n);
 /* Adds or deletes up to NFT_BATCH_MAX grants in one transaction: all or none. */
 int nft_change(struct nft *n, bool add, const struct nft_grant *v, size_t n_v) _must_check_;
+/* Deletes who may answer whom over UDP; packets of grants that still hold bring it back. */
+int nft_flush_answers(struct nft *n) _must_check_;
 /* Deletes every grant. */
 int nft_flush(struct nft *n) _must_check_;

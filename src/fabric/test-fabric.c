@@ -137,6 +137,11 @@ static void test_udp(void **state)
 	assert_int_equal(recv(client, buf, sizeof(buf), 0), 1);
 	assert_int_equal(sendto(other, "z", 1, 0, (void *)&from, from_len), -1);
 	assert_int_equal(errno, EPERM);
+	/* Revoked: neither asks nor answers any more. */
+	struct nft_grant g = {.mark = 20, .udp = true};
+	assert_int_equal(grants_revoke(&grants, &g), 0);
+	assert_int_equal(sendto(client, "x", 1, 0, (void *)&to, len), -1);
+	assert_int_equal(sendto(server, "y", 1, 0, (void *)&from, from_len), -1);
 	/* A closed port's ICMP error reaches a connected socket. */
 	_cleanup_close_ int lone = sock_new(AF_INET, true, false);
 	assert_int_equal(grant(21, true, "127.0.0.1:5399"), 0);

@@ -573,6 +573,17 @@ static int configure(void)
 	return error ? error : ask(&m, -1)->m->error;
 }
 
+/* ASan's leak check reads /proc at the end, which the sandbox closes. */
+static int enter_sandbox(struct error *e)
+{
+#ifdef __SANITIZE_ADDRESS__
+	(void)e;
+	return 0;
+#else
+	return sandbox_enter(SANDBOX_FABRIC, NULL, e);
+#endif
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -592,8 +603,7 @@ static int setup(void **state)
 	if (ns_configure(&v6, &e) < 0 || fabric_init(&fabric, &loop, hear, NULL, &e) < 0 ||
 		pthread_create(&t, NULL, resolver, NULL) ||
 		pthread_create(&t, NULL, resolver_stream, NULL) ||
-		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-		sandbox_enter(SANDBOX_FABRIC, NULL, &e) < 0) {
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || enter_sandbox(&e) < 0) {
 		printf("# %s\n", e.text);
 		return -1;
 	}
