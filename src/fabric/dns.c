@@ -203,7 +203,9 @@ static void udp_ready(uv_poll_t *poll, int status, int events)
 	struct dns_place *p = poll->data;
 	uint8_t buf[DNS_QUERY_MAX + 1];
 	(void)events;
-	for (int i = 0; status >= 0 && i < DNS_TURN; i++) {
+	if (status < 0) /* an error of the socket, which reading takes off; libuv stopped looking */
+		uv_poll_start(poll, UV_READABLE, udp_ready);
+	for (int i = 0; i < DNS_TURN; i++) {
 		struct sockaddr_storage from;
 		socklen_t from_len = sizeof(from);
 		ssize_t n = recvfrom(p->udp, buf, sizeof(buf), MSG_DONTWAIT,

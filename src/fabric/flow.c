@@ -332,27 +332,37 @@ static int closed_sock(const struct diag_sock *s, void *data)
 	return 0;
 }
 
+static void events_lost(struct fabric *f)
+{
+	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
+	m.overrun = true;
+	log_peer("more sockets closed at once than could be followed");
+	if (f->configured)
+		f->send(f->data, &m, NULL, 0);
+}
+
 static void events_ready(uv_poll_t *p, int status, int events)
 {
 	struct fabric *f = p->data;
+	int r = 0;
+	bool lost = false;
 	(void)events;
-	for (int i = 0; i < EVENTS_TURN; i++) {
-		int r = status < 0 ? status : diag_events(&f->diag, closed_sock, f);
-		if (r == -EAGAIN)
-			return;
-		if (r == -ENOBUFS) {
-			Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
-			m.overrun = true;
-			log_peer("more sockets closed at once than could be followed");
-			if (f->configured)
-				f->send(f->data, &m, NULL, 0);
-		} else if (r < 0) {
-			/* Channels would never end: better a successor that looks anew. */
-			log_error("cannot follow the ends of sockets: %s", strerror(-r));
-			uv_stop(f->loop);
-			return;
-		}
+	for (int i = 0; i < EVENTS_TURN && r >= 0; i++) {
+		r = diag_events(&f->diag, closed_sock, f);
+		lost = lost || r == -ENOBUFS;
+		r = r == -ENOBUFS ? 0 : r;
 	}
+	if (lost)
+		events_lost(f);
+	if (r < 0 && r != -EAGAIN) {
+		/* Channels would never end: better a successor that looks anew. */
+		log_error("cannot follow the ends of sockets: %s", strerror(-r));
+		uv_stop(f->loop);
+		return;
+	}
+	/* An overrun is an error of the socket, at which libuv stops looking. */
+	if (status < 0)
+		uv_poll_start(p, UV_READABLE, events_ready);
 }
 
 int fabric_watch(struct fabric *f)

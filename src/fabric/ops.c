@@ -264,8 +264,10 @@ static void dial_ready(uv_poll_t *p, int status, int events)
 {
 	struct dial *d = p->data;
 	(void)events;
-	int r = status < 0 ? status : sock_dial_finish(d->fd, &d->destination);
-	if (r != -EALREADY)
+	/* A refusal comes as an error of the socket, at which libuv stops looking: only the socket
+	 * knows. */
+	int r = sock_dial_finish(d->fd, &d->destination);
+	if (r != -EALREADY || status < 0)
 		dial_end(d, r);
 }
 

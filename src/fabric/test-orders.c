@@ -433,6 +433,94 @@ static void test_udp_grant(void **state)
 	assert_int_equal(errno, EPERM);
 }
 
+/* More ends than the queue holds: said, and what comes after is heard again. */
+static void test_overrun(void **state)
+{
+	(void)state;
+	int small = 2048, big = 8 << 20, fd = netlink_fd(&fabric.diag.events);
+	bool overrun = false;
+	drain();
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	int l = program_listen("127.0.0.1:8100");
+	for (int i = 0; i < 50; i++)
+		close(program_listen("127.0.0.2:8101"));
+	for (int i = 0; i < 200 && !overrun; i++) {
+		uv_run(&loop, UV_RUN_NOWAIT);
+		for (size_t k = 0; k < n_said; k++)
+			overrun = overrun || said[k].m->overrun;
+		forget();
+		usleep(5000);
+		close(program_listen("127.0.0.2:8101"));
+	}
+	assert_true(overrun);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &big, sizeof(big)), 0);
+	drain();
+	close(l);
+	wait_said(1);
+	assert_non_null(said[0].m->closed);
+	assert_int_equal(said[0].m->closed->flow->a->port, 8100);
+}
+
+/* ---- measured ---- */
+
+enum { MEASURED = 200 };
+
+static double per_us(uint64_t start)
+{
+	return (double)(clock_ns(CLOCK_MONOTONIC) - start) / 1000.0 / MEASURED;
+}
+
+static double measure(Belay__ToFabric *m, bool socket, uint32_t *vary)
+{
+	int fds[MEASURED];
+	for (int i = 0; i < MEASURED; i++)
+		fds[i] = socket ? sock_new(AF_INET, false, false) : -1;
+	forget();
+	uint64_t t = clock_ns(CLOCK_MONOTONIC);
+	for (int i = 0; i < MEASURED; i++) {
+		*vary += 1;
+		assert_int_equal(order(m, fds[i]), 0);
+	}
+	double us = per_us(t);
+	for (int i = 0; i < MEASURED; i++) {
+		assert_int_equal(said[i].m->error, 0);
+		if (fds[i] >= 0)
+			close(fds[i]);
+	}
+	drain();
+	return us;
+}
+
+static void test_measure(void **state)
+{
+	(void)state;
+	struct pb to, from;
+	uint32_t mark = 5000, none = 0;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__FabricConnect c = BELAY__FABRIC_CONNECT__INIT;
+	Belay__FabricPair pair = BELAY__FABRIC_PAIR__INIT;
+	Belay__FabricDial d = BELAY__FABRIC_DIAL__INIT;
+	_cleanup_close_ int l = program_listen("0.0.0.0:8200");
+	assert_int_equal(listen(l, 4000), 0);
+	m.body_case = BELAY__TO_FABRIC__BODY_CONNECT;
+	m.connect = &c;
+	c.destination = pb(&to, "127.0.0.1:8200");
+	c.mark = mark;
+	double fresh = measure(&m, true, &c.mark);
+	double again = measure(&m, true, &none);
+	m.body_case = BELAY__TO_FABRIC__BODY_PAIR;
+	m.pair = &pair;
+	pair.remote = pb(&from, "203.0.113.1:80");
+	double paired = measure(&m, true, &none);
+	m.body_case = BELAY__TO_FABRIC__BODY_DIAL;
+	m.dial = &d;
+	d.source = pb(&from, "192.0.2.1:30000");
+	d.destination = pb(&to, "127.0.0.1:8200");
+	double dialled = measure(&m, false, &from.m.port);
+	printf("# us an order: connect %.1f, with a new grant %.1f, pair %.1f, dial %.1f\n", again,
+		fresh, paired, dialled);
+}
+
 /* ---- DNS ---- */
 
 static int resolver_udp = -1, resolver_tcp = -1;
@@ -620,6 +708,8 @@ int main(void)
 		cmocka_unit_test(test_dump),
 		cmocka_unit_test(test_dial),
 		cmocka_unit_test(test_udp_grant),
+		cmocka_unit_test(test_overrun),
+		cmocka_unit_test(test_measure),
 		cmocka_unit_test(test_dns_udp),
 		cmocka_unit_test(test_dns_tcp),
 	};
