@@ -1,0 +1,654 @@
+/*
+ * Which links there are (link.h): dialing with back-off, one live session for each node,
+ * keep-alive, joining.
+ *
+ * Tie: of two sessions between two nodes the one dialed by the node whose name sorts first stays;
+ * of two dialed by the same side the newer. Both ends see the same names, so both keep the same
+ * one. The other side's dial comes a little later in the first place.
+ */
+#include "link/link.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "ipc/ipc.h"
+#include "link/session.h"
+#include "node.pb-c.h"
+
+const struct link_limits link_limits_default = {
+	.ping_ms = 2000,
+	.dead_ms = 6000,
+	.handshake_ms = 5000,
+	.retry_first_ms = 100,
+	.retry_last_ms = 5000,
+};
+
+#define DIAL_COURTESY_MS 700 /* the node whose name sorts later lets the other dial first */
+
+/* Tags of NodeMessage's ping and pong: keep-alive is this process's, the guard never sees it. */
+#define TAG_PING 0x2a
+#define TAG_PONG 0x32
+#define TAG_JOIN 0x3a
+#define TAG_JOINED 0x42
+
+struct peer {
+	struct link_listed listed;
+	uint64_t dial_at, backoff_ms;
+};
+
+struct links {
+	uv_loop_t *loop;
+	uv_timer_t *timer;
+	struct links_ops ops;
+	void *data;
+	struct link_limits limits;
+	struct tls_ctx *ctx;
+	struct der cert;
+	char self[X509_NODE_MAX];
+	struct peer peers[LINK_PEERS_MAX];
+	size_t n_peers, n_sessions;
+	struct session_list sessions;
+	uint64_t last_id;
+	bool freeing;
+};
+
+uint64_t links_now(const struct links *l)
+{
+	(void)l;
+	return clock_mono_ms();
+}
+
+uv_loop_t *links_loop(const struct links *l)
+{
+	return l->loop;
+}
+
+static void links_arm(struct links *l);
+
+static struct peer *peer_find(struct links *l, const char *node)
+{
+	for (size_t i = 0; i < l->n_peers; i++)
+		if (strcmp(l->peers[i].listed.node, node) == 0)
+			return &l->peers[i];
+	return NULL;
+}
+
+static struct session *session_live(struct links *l, const char *node)
+{
+	struct session *s;
+	LIST_FOREACH (s, &l->sessions, link)
+		if (s->live && !s->dying && strcmp(s->node, node) == 0)
+			return s;
+	return NULL;
+}
+
+static void peer_retry(struct links *l, const char *node)
+{
+	struct peer *p = peer_find(l, node);
+	if (!p || session_live(l, node))
+		return;
+	p->dial_at = links_now(l) + p->backoff_ms;
+	p->backoff_ms = p->backoff_ms * 2 > l->limits.retry_last_ms ? l->limits.retry_last_ms
+								    : p->backoff_ms * 2;
+}
+
+/* ---- sessions begin and end ---- */
+
+static struct session *session_add(
+	struct links *l, struct tls_ctx *ctx, enum session_kind kind, int fd, bool connecting)
+{
+	if (!ctx || l->n_sessions >= LINK_SESSIONS_MAX) {
+		close(fd);
+		return NULL;
+	}
+	struct session *s = session_new(l, ctx, kind, fd, connecting);
+	if (!s)
+		return NULL;
+	s->id = ++l->last_id;
+	LIST_INSERT_HEAD(&l->sessions, s, link);
+	l->n_sessions++;
+	links_arm(l);
+	return s;
+}
+
+/* Its memory goes with the next tick: a caller up the stack may still look at it. */
+void links_session_end(struct session *s, const char *why)
+{
+	struct links *l = s->links;
+	if (s->dying)
+		return;
+	s->dying = true;
+	snprintf(s->why, sizeof(s->why), "%s", why);
+	uv_poll_stop(s->poll);
+	bool was_live = s->live;
+	s->live = false;
+	if (l->freeing)
+		return;
+	if (s->kind == SESSION_JOINING && !s->asked)
+		l->ops.joined(l->data, s->id,
+			&(struct link_joined){.error = -ECONNABORTED, .why = s->why});
+	if (was_live && s->node[0] && !session_live(l, s->node))
+		l->ops.down(l->data, s->node, s->why);
+	if (s->node[0] && (was_live || s->kind == SESSION_DIALED))
+		peer_retry(l, s->node);
+	links_arm(l);
+}
+
+static void session_quit(struct session *s, const char *why)
+{
+	tls_conn_close(s->tls);
+	session_flush(s);
+	links_session_end(s, why);
+}
+
+/* Of two live sessions with one node: does the new one stay? */
+static bool tie_new_wins(
+	const struct links *l, const struct session *old, const struct session *new)
+{
+	bool old_ours = old->kind == SESSION_DIALED, new_ours = new->kind == SESSION_DIALED;
+	if (old_ours == new_ours)
+		return true;
+	bool ours_wins = strcmp(l->self, new->node) < 0;
+	return new_ours == ours_wins;
+}
+
+static void join_ask(struct session *s);
+
+static void session_open_node(struct session *s, const struct x509_node *n)
+{
+	struct links *l = s->links;
+	struct secret exporter;
+	if (s->kind == SESSION_DIALED && strcmp(s->node, n->node) != 0) {
+		char why[2 * X509_NODE_MAX + ADDR_TEXT_MAX + 32];
+		snprintf(why, sizeof(why), "%s is node %s, not %s", s->remote, n->node, s->node);
+		session_quit(s, why);
+		return;
+	}
+	memcpy(s->node, n->node, sizeof(s->node));
+	if (strcmp(s->node, l->self) == 0 || tls_conn_exporter(s->tls, &exporter) < 0) {
+		session_quit(s, "that is this node itself");
+		return;
+	}
+	struct session *old = session_live(l, s->node);
+	if (old && !tie_new_wins(l, old, s)) {
+		secret_clear(&exporter);
+		session_quit(s, "another link to that node stays");
+		return;
+	}
+	s->live = true;
+	struct peer *p = peer_find(l, s->node);
+	if (p) {
+		p->backoff_ms = l->limits.retry_first_ms;
+		p->dial_at = 0;
+	}
+	if (old) {
+		l->ops.down(l->data, s->node, "replaced by a newer link");
+		session_quit(old, "replaced by a newer link");
+	}
+	l->ops.up(l->data, n, &exporter, s->kind == SESSION_DIALED, s->remote);
+	secret_clear(&exporter);
+	links_arm(l);
+}
+
+void links_session_open(struct session *s)
+{
+	const struct x509_node *n = tls_conn_peer(s->tls);
+	if (s->kind == SESSION_JOINING)
+		join_ask(s);
+	else if (n)
+		session_open_node(s, n);
+	else if (s->kind == SESSION_ACCEPTED)
+		s->kind = SESSION_GUEST;
+	else
+		session_quit(s, "the other node shows no certificate");
+}
+
+/* ---- dialing ---- */
+
+static int dial(const struct addr *a)
+{
+	struct sockaddr_storage ss;
+	socklen_t len;
+	int family = a->ip_len == 4 ? AF_INET : AF_INET6;
+	int r = addr_to_sockaddr(a, family, &ss, &len);
+	if (r < 0)
+		return r;
+	int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (struct sockaddr *)&ss, len) < 0 && errno != EINPROGRESS) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+static bool peer_dialing(struct links *l, const char *node)
+{
+	struct session *s;
+	LIST_FOREACH (s, &l->sessions, link)
+		if (!s->dying && s->kind == SESSION_DIALED && strcmp(s->node, node) == 0)
+			return true;
+	return false;
+}
+
+static void peer_dial(struct links *l, struct peer *p)
+{
+	p->dial_at = 0;
+	if (!l->ctx || session_live(l, p->listed.node) || peer_dialing(l, p->listed.node))
+		return;
+	int fd = dial(&p->listed.address);
+	struct session *s = fd < 0 ? NULL : session_add(l, l->ctx, SESSION_DIALED, fd, true);
+	if (!s) {
+		peer_retry(l, p->listed.node);
+		return;
+	}
+	memcpy(s->node, p->listed.node, sizeof(s->node));
+	addr_format(&p->listed.address, true, s->remote);
+}
+
+int links_peers(struct links *l, const struct link_listed *peers, size_t n)
+{
+	if (n > LINK_PEERS_MAX)
+		return -ENOBUFS;
+	struct peer *fresh = calloc(LINK_PEERS_MAX, sizeof(*fresh));
+	if (!fresh)
+		return -ENOMEM;
+	uint64_t now = links_now(l);
+	for (size_t i = 0; i < n; i++) {
+		struct peer *old = peer_find(l, peers[i].node);
+		bool same = old && addr_equal(&old->listed.address, &peers[i].address);
+		fresh[i] = same ? *old
+				: (struct peer){.listed = peers[i],
+					  .backoff_ms = l->limits.retry_first_ms};
+		if (!same && !session_live(l, peers[i].node))
+			fresh[i].dial_at =
+				now + (strcmp(l->self, peers[i].node) < 0 ? 1 : DIAL_COURTESY_MS);
+	}
+	memcpy(l->peers, fresh, sizeof(l->peers));
+	l->n_peers = n;
+	free(fresh);
+	links_arm(l);
+	return 0;
+}
+
+void links_accept(struct links *l, int fd)
+{
+	size_t strangers = 0;
+	struct session *s;
+	LIST_FOREACH (s, &l->sessions, link)
+		strangers += !s->dying && !s->live &&
+			     (s->kind == SESSION_ACCEPTED || s->kind == SESSION_GUEST);
+	if (strangers >= LINK_STRANGERS_MAX) {
+		close(fd);
+		return;
+	}
+	(void)session_add(l, l->ctx, SESSION_ACCEPTED, fd, false);
+}
+
+/* ---- messages ---- */
+
+int links_send(struct links *l, const char *node, const uint8_t *buf, size_t len)
+{
+	struct session *s = session_live(l, node);
+	if (!s)
+		return -ENOTCONN;
+	int r = session_send(s, buf, len);
+	if (r == -ENOBUFS)
+		links_session_end(s, "the other node does not read");
+	return r;
+}
+
+void links_drop(struct links *l, const char *node, const char *why)
+{
+	struct session *s, *next;
+	for (s = LIST_FIRST(&l->sessions); s; s = next) {
+		next = LIST_NEXT(s, link);
+		if (!s->dying && strcmp(s->node, node) == 0)
+			session_quit(s, why);
+	}
+}
+
+void links_announce(struct links *l)
+{
+	struct session *s;
+	LIST_FOREACH (s, &l->sessions, link)
+		if (!s->dying)
+			session_quit(s, "the guard was replaced");
+}
+
+static int guest_message(struct session *s, const uint8_t *buf, size_t len)
+{
+	if (s->asked || buf[0] != TAG_JOIN)
+		return -EBADMSG;
+	s->asked = true;
+	Belay__NodeMessage *m = ipc_unpack_lenient(&belay__node_message__descriptor, buf, len);
+	int r = -EBADMSG;
+	if (m && m->body_case == BELAY__NODE_MESSAGE__BODY_JOIN &&
+		m->join->token.len == LINK_TOKEN_LEN && m->join->csr_der.len <= X509_DER_MAX) {
+		struct link_join j = {
+			.csr = m->join->csr_der.data, .csr_len = m->join->csr_der.len};
+		memcpy(j.token, m->join->token.data, LINK_TOKEN_LEN);
+		const Belay__Addr *a = m->join->listen;
+		if (a && (a->ip.len == 4 || a->ip.len == 16) && a->port <= UINT16_MAX) {
+			j.listen = (struct addr){
+				.ip_len = (uint8_t)a->ip.len, .port = (uint16_t)a->port};
+			memcpy(j.listen.ip, a->ip.data, a->ip.len);
+		}
+		s->links->ops.join_request(s->links->data, s->id, &j);
+		secret_zero(j.token, sizeof(j.token));
+		r = 0;
+	}
+	ipc_free(m);
+	return r;
+}
+
+static int joining_message(struct session *s, const uint8_t *buf, size_t len)
+{
+	Belay__NodeMessage *m = ipc_unpack_lenient(&belay__node_message__descriptor, buf, len);
+	if (!m || m->body_case != BELAY__NODE_MESSAGE__BODY_JOINED ||
+		m->joined->n_node > LINK_LISTED_MAX) {
+		ipc_free(m);
+		return -EBADMSG;
+	}
+	Belay__NodeJoined *a = m->joined;
+	struct link_listed *listed = calloc(a->n_node ? a->n_node : 1, sizeof(*listed));
+	size_t n = 0;
+	for (size_t i = 0; listed && i < a->n_node; i++) {
+		const Belay__Addr *at = a->node[i]->address;
+		if (!x509_node_valid(a->node[i]->node) || !at ||
+			(at->ip.len != 4 && at->ip.len != 16) || at->port > UINT16_MAX)
+			continue;
+		snprintf(listed[n].node, sizeof(listed[n].node), "%s", a->node[i]->node);
+		listed[n].address =
+			(struct addr){.ip_len = (uint8_t)at->ip.len, .port = (uint16_t)at->port};
+		memcpy(listed[n].address.ip, at->ip.data, at->ip.len);
+		n++;
+	}
+	struct link_joined j = {.error = a->error < 0 ? a->error : 0,
+		.why = a->why,
+		.cert = a->cert_der.data,
+		.cert_len = a->cert_der.len,
+		.ca = a->ca_der.data,
+		.ca_len = a->ca_der.len,
+		.listed = listed,
+		.n_listed = n};
+	s->asked = true;
+	s->links->ops.joined(s->links->data, s->id, &j);
+	free(listed);
+	ipc_free(m);
+	session_quit(s, "joined");
+	return 0;
+}
+
+int links_session_message(struct session *s, const uint8_t *buf, size_t len)
+{
+	if (s->kind == SESSION_GUEST)
+		return guest_message(s, buf, len);
+	if (s->kind == SESSION_JOINING)
+		return joining_message(s, buf, len);
+	if (!s->live || buf[0] == TAG_JOIN || buf[0] == TAG_JOINED)
+		return -EBADMSG;
+	static const uint8_t pong[] = {TAG_PONG, 0};
+	if (buf[0] == TAG_PING)
+		return session_send(s, pong, sizeof(pong));
+	if (buf[0] == TAG_PONG)
+		return 0; /* that something was heard is noted already */
+	return s->links->ops.received(s->links->data, s->node, buf, len);
+}
+
+/* ---- joining ---- */
+
+void links_join(struct links *l, uint64_t id, const struct link_join *j)
+{
+	_cleanup_(tls_ctx_freep) struct tls_ctx *ctx = NULL;
+	struct error e = ERROR_INIT;
+	int r = tls_ctx_new_join(j->ca_sha256, &ctx, &e), fd = -1;
+	if (r == 0)
+		r = fd = dial(&j->address);
+	struct session *s = r < 0 ? NULL : session_add(l, ctx, SESSION_JOINING, fd, true);
+	uint8_t *csr = s && j->csr_len <= X509_DER_MAX ? malloc(j->csr_len) : NULL;
+	if (!csr) {
+		if (s) {
+			s->asked = true;
+			links_session_end(s, "out of memory");
+		}
+		r = r < 0 ? r : -ENOMEM;
+		l->ops.joined(l->data, id,
+			&(struct link_joined){
+				.error = r, .why = e.text[0] ? e.text : strerror(-r)});
+		return;
+	}
+	memcpy(csr, j->csr, j->csr_len);
+	s->id = id;
+	s->join = *j;
+	s->join.csr = csr;
+	addr_format(&j->address, true, s->remote);
+}
+
+/* TLS is open, so the server's chain ends in the CA that the token pins: now the token may be told.
+ */
+static void join_ask(struct session *s)
+{
+	Belay__Addr listen = BELAY__ADDR__INIT;
+	listen.ip = (ProtobufCBinaryData){s->join.listen.ip_len, s->join.listen.ip};
+	listen.port = s->join.listen.port;
+	Belay__NodeJoin j = BELAY__NODE_JOIN__INIT;
+	j.token = (ProtobufCBinaryData){LINK_TOKEN_LEN, s->join.token};
+	j.csr_der = (ProtobufCBinaryData){s->join.csr_len, (uint8_t *)(uintptr_t)s->join.csr};
+	j.listen = &listen;
+	Belay__NodeMessage m = BELAY__NODE_MESSAGE__INIT;
+	m.body_case = BELAY__NODE_MESSAGE__BODY_JOIN;
+	m.join = &j;
+	uint8_t buf[X509_DER_MAX + 512];
+	size_t len = belay__node_message__get_packed_size(&m);
+	if (len > sizeof(buf) || !belay__node_message__pack(&m, buf) ||
+		session_send(s, buf, len) < 0)
+		session_quit(s, "the request could not be sent");
+	secret_zero(buf, sizeof(buf));
+	s->live = !s->dying; /* its messages are read from now on; no node, so no link */
+}
+
+void links_join_answer(struct links *l, uint64_t join, const struct link_joined *in)
+{
+	struct session *s;
+	LIST_FOREACH (s, &l->sessions, link)
+		if (s->id == join && s->kind == SESSION_GUEST && s->asked && !s->dying)
+			break;
+	if (!s || in->n_listed > LINK_LISTED_MAX)
+		return;
+	Belay__NodeListed *listed = calloc(in->n_listed + 1, sizeof(*listed));
+	Belay__NodeListed **list = calloc(in->n_listed + 1, sizeof(*list));
+	Belay__Addr *addrs = calloc(in->n_listed + 1, sizeof(*addrs));
+	Belay__NodeJoined j = BELAY__NODE_JOINED__INIT;
+	j.error = in->error;
+	j.why = (char *)(uintptr_t)(in->why ? in->why : "");
+	j.cert_der = (ProtobufCBinaryData){in->cert_len, (uint8_t *)(uintptr_t)in->cert};
+	j.ca_der = (ProtobufCBinaryData){in->ca_len, (uint8_t *)(uintptr_t)in->ca};
+	for (size_t i = 0; listed && list && addrs && i < in->n_listed; i++) {
+		belay__node_listed__init(&listed[i]);
+		belay__addr__init(&addrs[i]);
+		addrs[i].ip = (ProtobufCBinaryData){in->listed[i].address.ip_len,
+			(uint8_t *)(uintptr_t)in->listed[i].address.ip};
+		addrs[i].port = in->listed[i].address.port;
+		listed[i].node = (char *)(uintptr_t)in->listed[i].node;
+		listed[i].address = &addrs[i];
+		list[i] = &listed[i];
+		j.n_node = i + 1;
+	}
+	j.node = list;
+	Belay__NodeMessage m = BELAY__NODE_MESSAGE__INIT;
+	m.body_case = BELAY__NODE_MESSAGE__BODY_JOINED;
+	m.joined = &j;
+	size_t len = belay__node_message__get_packed_size(&m);
+	_cleanup_free_ uint8_t *buf = malloc(len);
+	if (buf && belay__node_message__pack(&m, buf) && session_send(s, buf, len) == 0)
+		s->started_ms = links_now(l); /* time to read it and close */
+	else
+		session_quit(s, "the answer could not be sent");
+	free(listed);
+	free(list);
+	free(addrs);
+}
+
+/* ---- identity ---- */
+
+int links_identity(struct links *l, const struct der *key, const struct der *cert,
+	const struct der *ca, struct error *e)
+{
+	if (l->ctx && l->cert.len == cert->len && memcmp(l->cert.data, cert->data, cert->len) == 0)
+		return 0;
+	struct x509_node self;
+	struct tls_ctx *ctx = NULL;
+	int r = x509_node_verify(cert->data, cert->len, ca->data, ca->len, &self, e);
+	if (r == 0)
+		r = tls_ctx_new(
+			key->data, key->len, cert->data, cert->len, ca->data, ca->len, &ctx, e);
+	struct der copy = {.data = r == 0 ? malloc(cert->len) : NULL, .len = cert->len};
+	if (r < 0 || !copy.data) {
+		tls_ctx_free(ctx);
+		return r < 0 ? r : error_set(e, -ENOMEM, "out of memory");
+	}
+	memcpy(copy.data, cert->data, cert->len);
+	struct session *s;
+	LIST_FOREACH (s, &l->sessions, link)
+		if (s->kind != SESSION_JOINING && s->kind != SESSION_GUEST)
+			session_quit(s, "this node has a new certificate");
+	tls_ctx_free(l->ctx);
+	der_clear(&l->cert);
+	l->ctx = ctx;
+	l->cert = copy;
+	memcpy(l->self, self.node, sizeof(l->self));
+	for (size_t i = 0; i < l->n_peers; i++)
+		l->peers[i].dial_at = links_now(l) + 1;
+	links_arm(l);
+	return 0;
+}
+
+/* ---- time ---- */
+
+static bool session_is_link(const struct session *s)
+{
+	return s->live && s->kind != SESSION_JOINING;
+}
+
+/* When a session that stays silent is over. Joining waits for people's guards and a signature. */
+static uint64_t session_deadline(const struct session *s)
+{
+	const struct link_limits *k = &s->links->limits;
+	if (session_is_link(s))
+		return s->heard_ms + k->dead_ms;
+	return s->started_ms + (s->asked || s->live ? 4 : 1) * k->handshake_ms;
+}
+
+/* When session_tick() has something to do. */
+static uint64_t session_due(const struct session *s)
+{
+	uint64_t end = session_deadline(s), ping = s->said_ms + s->links->limits.ping_ms;
+	return session_is_link(s) && ping < end ? ping : end;
+}
+
+static void session_tick(struct session *s, uint64_t now)
+{
+	static const uint8_t ping[] = {TAG_PING, 0};
+	bool link = session_is_link(s);
+	if (now >= session_deadline(s))
+		links_session_end(
+			s, link ? "nothing heard for too long" : "the handshake took too long");
+	else if (link && now - s->said_ms >= s->links->limits.ping_ms &&
+		 session_send(s, ping, sizeof(ping)) < 0)
+		links_session_end(s, "the other node does not read");
+}
+
+static void links_tick(uv_timer_t *t)
+{
+	struct links *l = t->data;
+	uint64_t now = links_now(l);
+	struct session *s, *next;
+	LIST_FOREACH (s, &l->sessions, link)
+		if (!s->dying)
+			session_tick(s, now);
+	for (s = LIST_FIRST(&l->sessions); s; s = next) {
+		next = LIST_NEXT(s, link);
+		if (!s->dying)
+			continue;
+		LIST_REMOVE(s, link);
+		l->n_sessions--;
+		session_free(s);
+	}
+	for (size_t i = 0; i < l->n_peers; i++)
+		if (l->peers[i].dial_at && l->peers[i].dial_at <= now)
+			peer_dial(l, &l->peers[i]);
+	links_arm(l);
+}
+
+/* The next moment at which something is due; none, and the timer stands still. */
+static void links_arm(struct links *l)
+{
+	uint64_t now = links_now(l), next = UINT64_MAX;
+	struct session *s;
+	LIST_FOREACH (s, &l->sessions, link) {
+		uint64_t at = s->dying ? now : session_due(s);
+		next = at < next ? at : next;
+	}
+	for (size_t i = 0; i < l->n_peers; i++)
+		if (l->peers[i].dial_at && l->peers[i].dial_at < next)
+			next = l->peers[i].dial_at;
+	if (l->freeing)
+		return;
+	uv_update_time(l->loop);
+	if (next == UINT64_MAX)
+		uv_timer_stop(l->timer);
+	else
+		uv_timer_start(l->timer, links_tick, next > now ? next - now : 0, 0);
+}
+
+/* ---- life ---- */
+
+int links_new(uv_loop_t *loop, const struct links_ops *ops, void *data,
+	const struct link_limits *limits, struct links **ret)
+{
+	struct links *l = calloc(1, sizeof(*l));
+	uv_timer_t *t = calloc(1, sizeof(*t));
+	if (!l || !t) {
+		free(l);
+		free(t);
+		return -ENOMEM;
+	}
+	l->loop = loop;
+	l->ops = *ops;
+	l->data = data;
+	l->limits = limits ? *limits : link_limits_default;
+	LIST_INIT(&l->sessions);
+	(void)uv_timer_init(loop, t);
+	t->data = l;
+	l->timer = t;
+	*ret = l;
+	return 0;
+}
+
+static void timer_free(uv_handle_t *h)
+{
+	free(h);
+}
+
+struct links *links_free(struct links *l)
+{
+	if (!l)
+		return NULL;
+	l->freeing = true;
+	while (!LIST_EMPTY(&l->sessions)) {
+		struct session *s = LIST_FIRST(&l->sessions);
+		LIST_REMOVE(s, link);
+		session_free(s);
+	}
+	uv_close((uv_handle_t *)l->timer, timer_free);
+	tls_ctx_free(l->ctx);
+	der_clear(&l->cert);
+	free(l);
+	return NULL;
+}
