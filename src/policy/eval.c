@@ -70,7 +70,7 @@ static void verdict_no_rule(
 
 void policy_eval(const struct policy *p, const struct policy_question *q, struct policy_verdict *v)
 {
-	struct match m;
+	struct match m _scratch_;
 	*v = (struct policy_verdict){.reason = POLICY_DENIED_NO_POLICY,
 		.rule = POLICY_RULE_NONE,
 		.limit_rule = POLICY_RULE_NONE,

@@ -143,6 +143,9 @@ static inline const char *policy_text(const struct policy *p, uint32_t name)
 	return p->text + p->names[name].text;
 }
 
+/* Scratch that is filled before it is read: too large to be zeroed at each decision. */
+#define _scratch_ __attribute__((uninitialized))
+
 /* index.c */
 int policy_index_new(const struct policy *p, struct policy_index **ret) _must_check_;
 void policy_index_free(struct policy_index *x);

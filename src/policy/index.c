@@ -315,7 +315,7 @@ void policy_index_search(
 	const struct policy *p, const struct match *m, policy_index_fn fn, void *data)
 {
 	const struct policy_question *q = m->q;
-	struct wanted from, to;
+	struct wanted from _scratch_, to _scratch_;
 	uint32_t op = q->half == POLICY_CALLER ? OP_CALLER : q->op;
 	wanted_party(&m->from, false, &from);
 	wanted_party(&m->to, true, &to);
