@@ -115,6 +115,21 @@ static int any_local(struct netlink *n, uint8_t family)
 	return r == -EEXIST ? 0 : r;
 }
 
+/*
+ * A bind is a decision, executed by us. Should a program get one past the trap (its filter judges
+ * by descriptor number), the kernel refuses it every port but those it gives out by itself: it lets
+ * the privileged range grow to where those begin, and no further.
+ */
+static int ports_privileged(void)
+{
+	_cleanup_free_ char *range = NULL;
+	int r = fds_read_file(AT_FDCWD, "/proc/sys/net/ipv4/ip_local_port_range", 64, &range, NULL);
+	if (r < 0)
+		return r;
+	range[strcspn(range, " \t\n")] = '\0';
+	return write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", range);
+}
+
 int ns_configure(bool *ret_v6, struct error *e)
 {
 	struct netlink n = {0};
@@ -135,6 +150,8 @@ int ns_configure(bool *ret_v6, struct error *e)
 	/* A SYN that carries data and MPTCP need a mark like any other; programs lose nothing
 	 * without. */
 	r = write_file("/proc/sys/net/ipv4/tcp_fastopen", "0");
+	if (r >= 0)
+		r = ports_privileged();
 	if (r < 0)
 		return error_errno(e, r,
 			"cannot write sysctls of the fabric (is /proc/sys mounted read-only?)");

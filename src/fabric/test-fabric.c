@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -179,6 +181,30 @@ static void test_bypasses(void **state)
 	assert_int_equal(connect(marked, (void *)&to, len), -1);
 	assert_int_equal(errno, ECONNREFUSED);
 	(void)from;
+}
+
+/* What a program may bind by itself, without a capability here: what the kernel gives out, nothing
+ * below. */
+static void test_native_bind(void **state)
+{
+	(void)state;
+	int status = -1;
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+		struct __user_cap_data_struct d[2] = {0};
+		struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(6379)};
+		int a = socket(AF_INET, SOCK_STREAM, 0), b = socket(AF_INET6, SOCK_STREAM, 0);
+		struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(32767)};
+		if (syscall(SYS_capset, &h, d) < 0)
+			_exit(9);
+		bool refused = bind(a, (void *)&in, sizeof(in)) < 0 && errno == EACCES &&
+			       bind(b, (void *)&in6, sizeof(in6)) < 0 && errno == EACCES;
+		in.sin_port = 0;
+		_exit(refused && bind(a, (void *)&in, sizeof(in)) == 0 ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
 }
 
 static void test_foreign_socket(void **state)
@@ -705,6 +731,7 @@ int main(void)
 		cmocka_unit_test(test_grants_v6),
 		cmocka_unit_test(test_udp),
 		cmocka_unit_test(test_bypasses),
+		cmocka_unit_test(test_native_bind),
 		cmocka_unit_test(test_foreign_socket),
 		cmocka_unit_test(test_connect_states),
 		cmocka_unit_test(test_pair),
