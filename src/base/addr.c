@@ -46,8 +46,8 @@ int addr_from_sockaddr(const void *sa, size_t len, struct addr *ret)
 	return -EAFNOSUPPORT;
 }
 
-int addr_to_sockaddr(const struct addr *a, int family, struct sockaddr_storage *ret,
-	socklen_t *ret_len)
+int addr_to_sockaddr(
+	const struct addr *a, int family, struct sockaddr_storage *ret, socklen_t *ret_len)
 {
 	memset(ret, 0, sizeof(*ret));
 	if (family == AF_INET && a->ip_len == 4) {

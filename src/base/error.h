@@ -14,9 +14,9 @@ struct error {
 	char text[ERROR_TEXT_MAX];
 };
 
-#define ERROR_INIT                                                                                 \
-	{                                                                                          \
-		0                                                                                  \
+#define ERROR_INIT \
+	{          \
+		0  \
 	}
 
 /* Sets `e` (may be NULL) and returns `code`, which must be negative. */

@@ -40,7 +40,8 @@ int fds_send(int sock, const void *buf, size_t len, const int *fds, size_t n_fds
 	return (size_t)n == len ? 0 : -EMSGSIZE;
 }
 
-/* Collects every passed descriptor; those beyond the room are closed and make the message invalid. */
+/* Collects every passed descriptor; those beyond the room are closed and make the message invalid.
+ */
 static int fds_collect(struct msghdr *m, int *fds, size_t *ret_n)
 {
 	size_t n = 0;

@@ -1,4 +1,5 @@
-/* The log of a Belay process (log.h): one write(2) a line, so lines of processes never interleave. */
+/* The log of a Belay process (log.h): one write(2) a line, so lines of processes never interleave.
+ */
 #include "base/log.h"
 
 #include <stdarg.h>

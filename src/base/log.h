@@ -9,7 +9,8 @@
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-/* `name` must outlive the process. Level from BELAY_LOG (error, warn, info, debug), default warn. */
+/* `name` must outlive the process. Level from BELAY_LOG (error, warn, info, debug), default warn.
+ */
 void log_init(const char *name);
 void log_line(enum log_level level, const char *fmt, ...) _printf_(2, 3);
 /* At most LOG_PEER_PER_SECOND lines a second; what was dropped is counted in the next line. */

@@ -57,8 +57,10 @@ static void tell_guard(struct dispatcher *d, Belay__PeerEnded *body)
 	struct peer *guard = &d->peer[ROLE_GUARD];
 	m.body_case = BELAY__TO_COMPONENT__BODY_PEER_ENDED;
 	m.peer_ended = body;
-	if (ipc_chan_open(&guard->chan) && ipc_send(&guard->chan, &m.base, NULL, 0) < 0)
-		log_error("the guard does not take messages");
+	int r = ipc_chan_open(&guard->chan) ? ipc_send(&guard->chan, &m.base, NULL, 0) : 0;
+	if (r < 0 && r != -EPIPE &&
+		r != -ECONNRESET) /* a guard that ended has a successor, who hears of all */
+		log_error("the guard does not take messages: %s", strerror(-r));
 }
 
 static void tell_guard_started(struct dispatcher *d, const struct peer *p)

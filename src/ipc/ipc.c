@@ -12,7 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define IPC_BATCH 64 /* messages a turn of the loop, so that one busy arrow does not starve the others */
+#define IPC_BATCH \
+	64 /* messages a turn of the loop, so that one busy arrow does not starve the others */
 
 struct ipc_queued {
 	STAILQ_ENTRY(ipc_queued) link;
@@ -172,7 +173,8 @@ int ipc_chan_init(struct ipc_chan *c, uv_loop_t *loop, int fd, ipc_message_fn on
 	return 0;
 }
 
-static int chan_queue(struct ipc_chan *c, const uint8_t *buf, size_t len, const int *fds, size_t n_fds)
+static int chan_queue(
+	struct ipc_chan *c, const uint8_t *buf, size_t len, const int *fds, size_t n_fds)
 {
 	if (c->queued + len > IPC_QUEUE_MAX)
 		return -ENOBUFS;
@@ -311,7 +313,8 @@ int ipc_send_fd(int fd, const ProtobufCMessage *m, const int *fds, size_t n_fds)
 	return fds_send(fd, buf, len, fds, n_fds, 0);
 }
 
-int ipc_recv_fd(int fd, const ProtobufCMessageDescriptor *d, void **ret, int *fds, size_t *ret_n_fds)
+int ipc_recv_fd(
+	int fd, const ProtobufCMessageDescriptor *d, void **ret, int *fds, size_t *ret_n_fds)
 {
 	_cleanup_free_ uint8_t *buf = malloc(IPC_MSG_MAX);
 	if (!buf)

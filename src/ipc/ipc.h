@@ -1,9 +1,11 @@
 /*
- * Messages between our processes: one protobuf envelope a SOCK_SEQPACKET packet, descriptors beside it.
+ * Messages between our processes: one protobuf envelope a SOCK_SEQPACKET packet, descriptors beside
+ * it.
  *
- * An `ipc_chan` belongs to one libuv loop and one thread. Sending never blocks: what the socket does not
- * take is queued up to IPC_QUEUE_MAX bytes; beyond that the peer is hung and the channel closes itself.
- * Cost: one sendmsg(2) or recvmsg(2) and one pack or unpack a message; a message is copied once each way.
+ * An `ipc_chan` belongs to one libuv loop and one thread. Sending never blocks: what the socket
+ * does not take is queued up to IPC_QUEUE_MAX bytes; beyond that the peer is hung and the channel
+ * closes itself. Cost: one sendmsg(2) or recvmsg(2) and one pack or unpack a message; a message is
+ * copied once each way.
  */
 #pragma once
 
@@ -27,9 +29,10 @@ struct ipc_chan;
  * One message. The callee takes descriptors by setting their slots to -1; what it leaves is closed.
  * `msg` is unpacked by ipc_unpack() inside. Return: 0, or negative: the peer surprised us, close.
  */
-typedef int (*ipc_message_fn)(struct ipc_chan *chan, const uint8_t *buf, size_t len, int *fds,
-	size_t n_fds);
-/* The peer closed, or ipc closed it after an error. The channel is dead; deinit is still the owner's. */
+typedef int (*ipc_message_fn)(
+	struct ipc_chan *chan, const uint8_t *buf, size_t len, int *fds, size_t n_fds);
+/* The peer closed, or ipc closed it after an error. The channel is dead; deinit is still the
+ * owner's. */
 typedef void (*ipc_closed_fn)(struct ipc_chan *chan, int reason);
 
 struct ipc_queued;
@@ -56,9 +59,10 @@ static inline bool ipc_chan_open(const struct ipc_chan *c)
 	return c->poll != NULL;
 }
 
-/* Sends m. fds stay the caller's (queued messages hold duplicates). -EPIPE when closed, -EMSGSIZE. */
-int ipc_send(struct ipc_chan *c, const ProtobufCMessage *m, const int *fds, size_t n_fds)
-	_must_check_;
+/* Sends m. fds stay the caller's (queued messages hold duplicates). -EPIPE when closed, -EMSGSIZE.
+ */
+int ipc_send(
+	struct ipc_chan *c, const ProtobufCMessage *m, const int *fds, size_t n_fds) _must_check_;
 
 /*
  * Unpacks with a capped allocator; NULL if malformed, too large or holding unknown fields anywhere.
@@ -71,5 +75,5 @@ void ipc_free(void *message);
 /* Blocking use, for the command line: one message each way on a plain descriptor. */
 int ipc_send_fd(int fd, const ProtobufCMessage *m, const int *fds, size_t n_fds) _must_check_;
 /* -EPIPE at end of stream. *ret is freed with ipc_free(); descriptors are the caller's. */
-int ipc_recv_fd(int fd, const ProtobufCMessageDescriptor *d, void **ret, int *fds, size_t *ret_n_fds)
-	_must_check_;
+int ipc_recv_fd(int fd, const ProtobufCMessageDescriptor *d, void **ret, int *fds,
+	size_t *ret_n_fds) _must_check_;
