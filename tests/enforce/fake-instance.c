@@ -140,15 +140,19 @@ static int do_address(const Belay__Question *q, int sock)
 
 static int judge_exec(const Belay__Question *q)
 {
-	char link[64], exe[PATH_MAX];
+	char path[64], exe[64] = "";
 	const char *deny = getenv("FAKE_DENY_EXE");
-	snprintf(link, sizeof(link), "/proc/%u/exe", q->pid);
-	ssize_t n = readlink(link, exe, sizeof(exe) - 1);
-	exe[n > 0 ? n : 0] = '\0';
+	/* The name is all that may be read from inside a user namespace. */
+	snprintf(path, sizeof(path), "/proc/%u/comm", q->pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, exe, sizeof(exe) - 1);
+	exe[n > 0 ? n - 1 : 0] = '\0';
+	if (fd >= 0)
+		close(fd);
 	for (size_t i = 0; i < q->n_inherited && getenv("FAKE_SHOW"); i++)
 		fprintf(stderr, "# %s inherits a socket of port %u\n", exe,
 			q->inherited[i]->local->port);
-	return deny && strstr(exe, deny) ? -EACCES : 0;
+	return deny && !strcmp(exe, deny) ? -EACCES : 0;
 }
 
 static int judge(const Belay__Question *q, const int *fds, size_t n_fds)
@@ -207,7 +211,7 @@ static bool serve_control(int fd)
 	Belay__TreeAdd t = BELAY__TREE_ADD__INIT;
 	Belay__ToEnforce m = BELAY__TO_ENFORCE__INIT;
 	Belay__ControlReply reply = BELAY__CONTROL_REPLY__INIT;
-	reply.text = (char *)(uintptr_t)"bound"; /* an empty message reads as the end */
+	reply.text = (char *)(uintptr_t) "bound"; /* an empty message reads as the end */
 	t.tree = ++trees;
 	m.body_case = BELAY__TO_ENFORCE__BODY_TREE_ADD;
 	m.tree_add = &t;
