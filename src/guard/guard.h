@@ -9,7 +9,7 @@
  *   bind      one listener or bound datagram socket; ends when the fabric says the socket is gone
  *   grant     (principal, transport, destination) -> mark; ends by policy, revocation, or its
  * listener channel   one connection; ends when fabric or conn says so, or when we end it job one
- * question of enforce being answered Binds, channels, udp grants and trees are mirrored in the
+ * question of enforce being answered Binds, channels and trees are mirrored in the
  * state table (state.h) before they take effect.
  */
 #pragma once
@@ -40,22 +40,24 @@
 #define GRANTS_MAX 16384
 #define TREES_MAX 4096
 #define JOBS_MAX 4096
+#define MARK_MIN 16u /* smaller marks are the fabric's own */
 #define NODE_ADDRESSES_MAX 32
 
-struct audit;
 struct registry;
-struct policy_image;
 struct policies;
 struct remote;
 struct state_table;
 struct exec_question;
+struct process_wait;
+struct limit;
 
 /* ---- subjects: what we know about one end ---- */
 
 struct subject {
 	unsigned refs;
-	void *message; /* owns `evidence`; ipc_free() */
-	const Belay__Evidence *evidence;
+	uint64_t facts;            /* matched under these (guard.facts) */
+	struct subject *successor; /* the same evidence matched under newer facts, or NULL */
+	Belay__Evidence *evidence; /* ipc_free() */
 	uint8_t n_programs, n_groups;
 	char programs[SUBJECT_PROGRAMS_MAX]
 		     [NAME_MAX_LEN]; /* enrolled names that match; revoked ones never */
@@ -69,13 +71,17 @@ struct subject {
 
 struct subject *subject_ref(struct subject *s);
 void subject_unref(struct subject *s);
-/* Takes message (which owns evidence). Matches programs against the registry; NULL when out of
- * memory. */
-struct subject *subject_local(struct guard *g, void *message, const Belay__Evidence *evidence);
-/* The far end of a node link, by that node's word; names are copied and bounded. Takes message. */
-struct subject *subject_remote(struct guard *g, void *message, const Belay__Evidence *evidence,
-	const char *node, char *const *programs, size_t n_programs, char *const *groups,
-	size_t n_groups, const char *user);
+/* Takes evidence. Matches it with the registry; NULL when out of memory (evidence is freed then,
+ * too). */
+struct subject *subject_local(struct guard *g, Belay__Evidence *evidence);
+/* An end on another node, by that node's word; names are checked and bounded. Takes evidence. */
+struct subject *subject_remote(struct guard *g, Belay__Evidence *evidence, const char *node,
+	char *const *programs, size_t n_programs, char *const *groups, size_t n_groups,
+	const char *user);
+/* One of the state table: as it was matched then. Takes evidence. */
+struct subject *subject_restored(struct guard *g, Belay__Evidence *evidence, const char *node,
+	char *const *programs, size_t n_programs, char *const *groups, size_t n_groups,
+	const char *user, uint64_t principal);
 /* Program name for people: the first match, else the base name of the executable. */
 const char *subject_name(const struct subject *s);
 
@@ -84,23 +90,27 @@ const char *subject_name(const struct subject *s);
 struct verdict {
 	bool allow;
 	Belay__Protection protection;
-	uint64_t idle_ms;     /* 0: none */
-	uint32_t connections; /* limit on open channels under this rule, 0: none */
-	uint32_t rule_index;
-	char rule[NAME_MAX_LEN]; /* the deciding rule; empty: no rule allows it */
-	char why[REASON_MAX];
+	uint64_t idle_ms;        /* 0: none */
+	uint32_t connections;    /* limit on open channels under limit_rule, 0: none */
+	char rule[NAME_MAX_LEN]; /* the deciding rule: its name, else "line N"; empty: none */
+	char limit_rule[NAME_MAX_LEN];
+	char why[REASON_MAX]; /* a refusal's reason */
 };
 
+/* What is asked of the policy. */
 struct endpoint_question {
 	Belay__Operation operation;
 	Belay__Transport transport;
 	const struct subject *from, *to; /* to NULL: not yet known, outside, or a bind */
 	const struct addr *address;
-	const char *to_node; /* node the address belongs to; NULL this one; "*" outside of Belay */
-	bool dns;
+	const char *unix_path; /* TRANSPORT_UNIX, instead of an address */
+	const char *to_node;   /* the node the address belongs to; NULL or "": this one */
+	bool caller_only;      /* before the other end is known: could any rule allow it? */
+	bool outside;          /* the address belongs to no node: plain or nothing */
+	bool dns;              /* a name query to the fabric's relay */
 };
 
-/* Pure: the current policy's verdict. Default deny; no policy: deny. */
+/* The current policy's verdict; no effect, no entry. Default deny; no policy: deny. */
 void decide_ask(struct guard *g, const struct endpoint_question *q, struct verdict *ret);
 /*
  * Logs the decision, remembers a refusal for `belay why`. Negative when the log cannot be written:
@@ -108,6 +118,11 @@ void decide_ask(struct guard *g, const struct endpoint_question *q, struct verdi
  */
 int decide_record(struct guard *g, const struct endpoint_question *q, const struct verdict *v,
 	uint64_t tree) _must_check_;
+/* `connect to 127.0.0.1:6379`, for notices and refusals. */
+#define DECIDE_WHAT_MAX 256
+void decide_what(const struct endpoint_question *q, char text[DECIDE_WHAT_MAX]);
+/* A refusal in full, for a reason of our own rather than the policy's. */
+void verdict_deny(struct verdict *v, const char *fmt, ...) _printf_(2, 3);
 
 /* ---- processes ---- */
 
@@ -164,13 +179,16 @@ struct channel {
 	Belay__Transport transport;
 	Belay__Protection protection;
 	struct addr a, b;          /* names of the connecting and the accepting side */
+	struct addr dialed;        /* local: our own end towards the listener (the far end is b) */
+	char ending[64];           /* ordered to end, and why; empty: not yet */
 	struct subject *from, *to; /* to may be NULL (outside) */
 	bool initiator;            /* remote: our program is the connecting one */
-	bool unseen;               /* restored, not yet confirmed */
+	bool dns, published; /* to the relay of name queries; from outside to a published port */
+	bool unseen, held;   /* to be confirmed by the fabric; confirmed by conn */
 	uint32_t mark;
 	uint64_t tree, started_ms, started_wall_ms, idle_limit_ms;
 	uint64_t bytes_ab, bytes_ba, idle_ms, stats_ms; /* as of the last count, at stats_ms */
-	char rule[NAME_MAX_LEN];
+	char rule[NAME_MAX_LEN], limit_rule[NAME_MAX_LEN];
 	int slot;
 };
 
@@ -189,7 +207,8 @@ struct channel *channel_find(struct guard *g, const uint8_t id[CHANNEL_ID_LEN]);
 struct channel *channel_find_names(
 	struct guard *g, Belay__Transport transport, const struct addr *a, const struct addr *b);
 int channel_new_id(uint8_t ret[CHANNEL_ID_LEN]) _must_check_;
-size_t channel_count_rule(struct guard *g, const char *rule);
+/* Open channels that count against the limit of that rule. */
+uint32_t channel_count_limit(struct guard *g, const char *limit_rule);
 
 /* ---- jobs: questions of enforce ---- */
 
@@ -201,10 +220,13 @@ struct job {
 	Belay__Question__Call call;
 	Belay__Transport transport;
 	uint64_t tree;
-	uint32_t pid, family;
+	uint32_t pid, family, peer_pid;
 	bool v6only;
 	int backlog;
+	char unix_path[256];
 	int pidfd, sock;
+	int peer;                        /* a pair's other end, until conn has it */
+	uint8_t channel[CHANNEL_ID_LEN]; /* the channel being opened through conn */
 	struct addr address, local;
 	struct subject *caller, *listener;
 	struct verdict verdict;
@@ -247,6 +269,7 @@ void remote_arrow_down(struct guard *g, enum role role);
 /* Messages that answer no call of ours. Negative: a surprise. */
 int remote_link_message(struct guard *g, const void *from_link);
 int remote_conn_message(struct guard *g, const void *from_conn);
+int remote_listen_answer(struct guard *g, const void *listen);
 /* Node verbs of the command line. Answers with control_reply() now or later. */
 void remote_control(struct guard *g, uint64_t client, const void *node_request);
 void remote_status(struct guard *g, char *ret_node, size_t len);
@@ -266,24 +289,37 @@ void control_error(struct guard *g, uint64_t client, int error, const char *fmt,
 struct guard {
 	struct component component;
 	struct arrow arrows[_ROLE_N];
+	uv_timer_t calls_timer, idle_timer;
+	uint64_t idle_due; /* monotonic ms the idle timer stands at */
 	struct registry *registry;
-	struct audit *audit;
 	struct state_table *state;
-	struct policies *policies;
-	struct processes *processes;
-	struct binds *binds;
-	struct channels *channels;
-	struct grants *grants;
-	struct trees *trees;
-	struct refusals *refusals;
-	struct controls *controls;
-	struct jobs *jobs;
-	struct audits *audits;
+	struct policies *policies;   /* policies.h */
+	struct processes *processes; /* process.h */
+	struct binds *binds;         /* bind.h */
+	struct grants *grants;       /* grant.h */
+	struct channels *channels;   /* channel.h */
+	SLIST_HEAD(, limit) limits;  /* limit.h */
+	struct trees *trees;         /* tree.h */
+	struct jobs *jobs;           /* job.h */
+	struct refusals *refusals;   /* refusals.h */
+	struct controls *controls;   /* control.h */
+	struct auditing *auditing;   /* auditing.h */
 	struct remote *remote;
+	struct parts *parts;     /* parts.h: what we know of the other components */
 	char node[NAME_MAX_LEN]; /* this node's name, empty before `belay node init` */
 	struct addr addresses[NODE_ADDRESSES_MAX]; /* own addresses besides loopback (port 0) */
 	size_t n_addresses;
-	uint8_t hash_key[16]; /* for tables a program can fill */
+	struct addr resolvers[4]; /* name servers of this host; queries to them go to the relay */
+	size_t n_resolvers;
+	uint8_t hash_key[16]; /* the state table's: for tables a program can fill, and principals */
 	uint64_t facts; /* counts changes of registry and policy: older matches are made again */
 	uint64_t started_ms;
+	bool restored; /* the fabric has been held against the tables: questions are answered */
 };
+
+/* Own addresses or the node's name changed: the fabric is told. */
+void guard_addresses_changed(struct guard *g);
+/* Asks belayd to replace a component that surprised us. */
+void guard_distrust(struct guard *g, enum role role, const char *why);
+/* Loopback, any, or one of this node's own. */
+bool guard_owns(const struct guard *g, const struct addr *a);

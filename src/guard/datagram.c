@@ -1,0 +1,191 @@
+/*
+ * Datagrams and Unix-domain sockets: one question each, no channel.
+ *
+ * A datagram's destination is judged like a connection's; enforce sends it when the kernel's grant
+ * holds. A program may always answer who was allowed to write to it. A Unix socket's file is the
+ * address; within one run tree it is free, since a run tree is one domain.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/log.h"
+#include "fabric.pb-c.h"
+#include "guard/bind.h"
+#include "guard/grant.h"
+#include "guard/job.h"
+#include "guard/judge.h"
+#include "guard/pb.h"
+#include "guard/process.h"
+
+static bool caller(struct job *j, int error, struct subject *s)
+{
+	char notice[160];
+	j->wait = NULL;
+	if (!error) {
+		j->caller = subject_ref(s);
+		return true;
+	}
+	snprintf(notice, sizeof(notice), "belay: refused: pid %u cannot be identified: error %d",
+		j->pid, -error);
+	job_answer(j, -EACCES, notice);
+	return false;
+}
+
+/* ---- datagrams ---- */
+
+static void granted(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
+{
+	(void)fds, (void)n_fds;
+	struct job *j = ctx;
+	const Belay__FromFabric *m = reply;
+	j->pending = NULL;
+	if (!error)
+		error = m->error;
+	if (!error && j->listener && pb_addr_read(m->local, &j->local) == 0)
+		grant_datagram_note(g, &j->local, j->listener->principal);
+	if (error == -EPIPE || error == -ETIMEDOUT)
+		job_fail(j, error, "send");
+	else
+		job_answer(j, error, NULL);
+}
+
+static void datagram_order(struct job *j, bool dns)
+{
+	struct guard *g = j->guard;
+	Belay__FabricUdpGrant o = BELAY__FABRIC_UDP_GRANT__INIT;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__Addr to = pb_addr(&j->address);
+	int r = grant_mark(g, BELAY__TRANSPORT__TRANSPORT_UDP, j->caller, j->listener, &j->address,
+		dns, &j->mark);
+	o.mark = j->mark;
+	o.destination = &to;
+	m.body_case = BELAY__TO_FABRIC__BODY_UDP_GRANT;
+	m.udp_grant = &o;
+	if (r == 0)
+		r = arrow_call(g, ROLE_FABRIC, &m.base, &j->sock, 1, 0, granted, j, &j->pending);
+	if (r < 0)
+		job_fail(j, r, "send");
+}
+
+static void datagram_decide(struct job *j, struct endpoint_question *q)
+{
+	decide_ask(j->guard, q, &j->verdict);
+	if (!j->verdict.allow)
+		job_refuse(j, q, &j->verdict);
+	else if (decide_record(j->guard, q, &j->verdict, j->tree) < 0)
+		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
+	else
+		datagram_order(j, q->dns);
+}
+
+static void datagram_listener(struct guard *g, void *ctx, int error, struct subject *s)
+{
+	struct job *j = ctx;
+	j->wait = NULL;
+	if (error) {
+		job_answer(j, -ECONNREFUSED, NULL);
+		return;
+	}
+	j->listener = subject_ref(s);
+	judge_subject(g, &j->caller);
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
+		.transport = BELAY__TRANSPORT__TRANSPORT_UDP,
+		.from = j->caller,
+		.to = s,
+		.address = &j->address};
+	datagram_decide(j, &q);
+}
+
+static void datagram_caller(struct guard *g, void *ctx, int error, struct subject *s)
+{
+	struct job *j = ctx;
+	if (!caller(j, error, s))
+		return;
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
+		.transport = BELAY__TRANSPORT__TRANSPORT_UDP,
+		.from = s,
+		.address = &j->address};
+	for (size_t i = 0; j->address.port == 53 && i < g->n_resolvers; i++)
+		q.dns = q.dns || addr_same_ip(&j->address, &g->resolvers[i]);
+	if (q.dns) {
+		datagram_decide(j, &q);
+		return;
+	}
+	if (grant_datagram_answer(g, &j->address, s->principal)) {
+		/* The kernel knows the conversation: an answer needs no grant of its own. */
+		job_answer(j, 0, NULL);
+		return;
+	}
+	if (!guard_owns(g, &j->address)) {
+		q.to_node = remote_node_of(g, &j->address);
+		q.outside = !q.to_node;
+		q.caller_only = !q.outside;
+		decide_ask(g, &q, &j->verdict);
+		if (j->verdict.allow)
+			verdict_deny(&j->verdict, "datagrams are not carried out of this node");
+		job_refuse(j, &q, &j->verdict);
+		return;
+	}
+	struct bind *b = bind_find(g, BELAY__TRANSPORT__TRANSPORT_UDP, &j->address);
+	if (b) {
+		struct process_wait *w;
+		bind_subject(g, b, datagram_listener, j, &w);
+		if (w)
+			j->wait = w;
+		return;
+	}
+	q.caller_only = true;
+	decide_ask(g, &q, &j->verdict);
+	if (j->verdict.allow)
+		job_answer(j, -ECONNREFUSED, NULL);
+	else
+		job_refuse(j, &q, &j->verdict);
+}
+
+void datagram_start(struct job *j)
+{
+	struct process_wait *w;
+	j->transport = BELAY__TRANSPORT__TRANSPORT_UDP;
+	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, datagram_caller, j, &w);
+	if (w)
+		j->wait = w;
+}
+
+/* ---- Unix-domain sockets ---- */
+
+static void unix_caller(struct guard *g, void *ctx, int error, struct subject *s)
+{
+	struct job *j = ctx;
+	if (!caller(j, error, s))
+		return;
+	uint64_t peer_tree = 0;
+	struct subject *peer = NULL;
+	if (j->peer_pid && process_known(g, j->peer_pid, &peer_tree, &peer) &&
+		peer_tree == j->tree) {
+		job_answer(j, 0, NULL);
+		return;
+	}
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
+		.transport = BELAY__TRANSPORT__TRANSPORT_UNIX,
+		.from = s,
+		.to = peer,
+		.unix_path = j->unix_path};
+	decide_ask(g, &q, &j->verdict);
+	if (!j->verdict.allow)
+		job_refuse(j, &q, &j->verdict);
+	else if (decide_record(g, &q, &j->verdict, j->tree) < 0)
+		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
+	else
+		job_answer(j, 0, NULL);
+}
+
+void unix_start(struct job *j, const char *path, uint32_t peer_pid)
+{
+	struct process_wait *w;
+	snprintf(j->unix_path, sizeof(j->unix_path), "%s", path);
+	j->peer_pid = peer_pid;
+	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, unix_caller, j, &w);
+	if (w)
+		j->wait = w;
+}

@@ -1,0 +1,167 @@
+/*
+ * Messages of the arrows that answer no call: events of the fabric and conn, questions of enforce,
+ * the link's. One that an arrow does not have is a surprise. Also what every file may ask of the
+ * guard as a whole.
+ */
+#include "guard/events.h"
+
+#include <errno.h>
+
+#include "attest.pb-c.h"
+#include "base/log.h"
+#include "component.pb-c.h"
+#include "conn.pb-c.h"
+#include "fabric.pb-c.h"
+#include "guard/auditing.h"
+#include "guard/bind.h"
+#include "guard/channel.h"
+#include "guard/guard.h"
+#include "guard/job.h"
+#include "guard/pb.h"
+#include "guard/state.h"
+#include "link.pb-c.h"
+#include "signer.pb-c.h"
+
+static int no_event(struct guard *g, const void *message, int *fds, size_t n_fds)
+{
+	(void)g, (void)message, (void)fds, (void)n_fds;
+	return -EBADMSG;
+}
+
+static int fabric_event(struct guard *g, const void *message, int *fds, size_t n_fds)
+{
+	(void)fds;
+	const Belay__FromFabric *m = message;
+	if (m->id || n_fds || !m->closed || !m->closed->flow)
+		return -EBADMSG;
+	const Belay__FabricFlow *f = m->closed->flow;
+	struct addr a, b;
+	if (pb_addr_read(f->a, &a) < 0 || pb_addr_read(f->b, &b) < 0 || !a.ip_len)
+		return -EBADMSG;
+	if (b.ip_len)
+		channel_socket_gone(g, &a, &b, f->bytes_a_to_b, f->bytes_b_to_a);
+	/* Of an entry whose socket was bound before it connected, too. */
+	bind_socket_gone(g, BELAY__TRANSPORT__TRANSPORT_TCP, &a, f->inode, m->closed->listener);
+	return 0;
+}
+
+static int conn_closed(struct guard *g, const Belay__ConnClosed *m)
+{
+	if (m->channel.len != CHANNEL_ID_LEN)
+		return -EBADMSG;
+	struct channel *c = channel_find(g, m->channel.data);
+	if (!c)
+		return 0; /* we ended it meanwhile */
+	bool ours_sends = c->via != CHANNEL_REMOTE || c->initiator;
+	channel_count(c, ours_sends ? m->bytes_sent : m->bytes_received,
+		ours_sends ? m->bytes_received : m->bytes_sent, 0);
+	if (m->tampered && auditing_admin(g, 0, "tamper", m->reason, 0) < 0)
+		log_error("cannot log that a channel was tampered with");
+	if (c->via == CHANNEL_REMOTE)
+		remote_channel_ended(g, c, m->reason);
+	channel_ended(g, c, m->reason);
+	return 0;
+}
+
+static int conn_event(struct guard *g, const void *message, int *fds, size_t n_fds)
+{
+	(void)fds;
+	const Belay__FromConn *m = message;
+	if (n_fds)
+		return -EBADMSG;
+	if (m->body_case == BELAY__FROM_CONN__BODY_CLOSED)
+		return conn_closed(g, m->closed);
+	return remote_conn_message(g, m);
+}
+
+static int link_event(struct guard *g, const void *message, int *fds, size_t n_fds)
+{
+	(void)fds;
+	return n_fds ? -EBADMSG : remote_link_message(g, message);
+}
+
+static int enforce_event(struct guard *g, const void *message, int *fds, size_t n_fds)
+{
+	return jobs_message(g, message, fds, n_fds);
+}
+
+static void conn_up(struct guard *g)
+{
+	restore_conn_up(g);
+	remote_arrow_up(g, ROLE_CONN);
+}
+
+static void conn_down(struct guard *g)
+{
+	/* Its keys died with it: what it carried cannot go on. The fabric's ends are ended too. */
+	struct channel *c = channel_first(g), *next;
+	for (; c; c = next) {
+		next = channel_next(c);
+		if (c->via != CHANNEL_DIRECT)
+			channel_end(g, c, "conn was restarted");
+	}
+	remote_arrow_down(g, ROLE_CONN);
+}
+
+static void link_up(struct guard *g)
+{
+	arrow_set_ready(g, ROLE_LINK);
+	remote_arrow_up(g, ROLE_LINK);
+}
+
+static void link_down(struct guard *g)
+{
+	remote_arrow_down(g, ROLE_LINK);
+}
+
+static void signer_up(struct guard *g)
+{
+	arrow_set_ready(g, ROLE_SIGNER);
+	auditing_signer_up(g);
+	remote_arrow_up(g, ROLE_SIGNER);
+}
+
+static void signer_down(struct guard *g)
+{
+	remote_arrow_down(g, ROLE_SIGNER);
+}
+
+const struct arrow_ops events_arrows[_ROLE_N] = {
+	[ROLE_ATTEST] = {&belay__from_attest__descriptor, no_event, NULL, NULL, 10000},
+	[ROLE_SIGNER] = {&belay__from_signer__descriptor, no_event, signer_up, signer_down, 10000},
+	[ROLE_FABRIC] = {&belay__from_fabric__descriptor, fabric_event, restore_fabric_up, NULL,
+		15000},
+	[ROLE_ENFORCE] = {&belay__from_enforce__descriptor, enforce_event, NULL, NULL, 5000},
+	[ROLE_LINK] = {&belay__from_link__descriptor, link_event, link_up, link_down, 60000},
+	[ROLE_CONN] = {&belay__from_conn__descriptor, conn_event, conn_up, conn_down, 60000},
+};
+
+/* ---- the guard as a whole ---- */
+
+void guard_addresses_changed(struct guard *g)
+{
+	if (arrow_up(g, ROLE_FABRIC) && restore_config(g) < 0)
+		log_error("cannot tell the fabric its addresses");
+}
+
+void guard_distrust(struct guard *g, enum role role, const char *why)
+{
+	Belay__Distrust d = BELAY__DISTRUST__INIT;
+	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
+	d.role = role;
+	d.why = pb_text(why);
+	m.body_case = BELAY__FROM_COMPONENT__BODY_DISTRUST;
+	m.distrust = &d;
+	if (ipc_send(&g->component.dispatcher, &m.base, NULL, 0) < 0)
+		log_error("cannot have %s replaced", role_name(role));
+}
+
+bool guard_owns(const struct guard *g, const struct addr *a)
+{
+	if (addr_is_any(a) || addr_is_loopback(a))
+		return true;
+	for (size_t i = 0; i < g->n_addresses; i++)
+		if (addr_same_ip(a, &g->addresses[i]))
+			return true;
+	return false;
+}

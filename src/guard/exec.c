@@ -1,0 +1,179 @@
+/*
+ * exec: the process stands before its new image's first instruction. Evidence is taken now; the
+ * policy says whether the image may run; then every socket it inherited is judged as if the new
+ * image had asked for it itself, and what it would not get is taken from it before it runs.
+ *
+ * A listener is judged as a bind, a connection as the pair it is with the new program in its place.
+ * A socket the fabric knows but no table of ours is destroyed: nobody allowed it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "fabric.pb-c.h"
+#include "guard/bind.h"
+#include "guard/channel.h"
+#include "guard/job.h"
+#include "guard/judge.h"
+#include "guard/pb.h"
+#include "guard/process.h"
+#include "guard/state.h"
+
+#define INHERITED_MAX 256
+
+struct inherited {
+	struct addr local, remote;
+	uint64_t inode;
+	Belay__Transport transport;
+	bool listening;
+};
+
+struct exec_question {
+	size_t n;
+	bool more;
+	struct inherited socket[];
+};
+
+void exec_free(struct exec_question *x)
+{
+	free(x);
+}
+
+static void socket_destroy(struct guard *g, const struct inherited *i)
+{
+	Belay__FabricDestroy d = BELAY__FABRIC_DESTROY__INIT;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__Addr a = pb_addr(&i->local), b = pb_addr(&i->remote);
+	d.a = &a;
+	d.b = i->remote.ip_len ? &b : NULL;
+	m.body_case = BELAY__TO_FABRIC__BODY_DESTROY;
+	m.destroy = &d;
+	if (arrow_order(g, &m, "end an inherited socket") < 0)
+		log_error("cannot order the end of an inherited socket");
+}
+
+/* The new image's own right to a bound address. Another principal's entry becomes its own, if
+ * allowed. */
+static void judge_bound(struct job *j, const struct inherited *i)
+{
+	struct guard *g = j->guard;
+	struct bind *b = bind_by_inode(g, i->inode);
+	struct verdict v;
+	if (!b)
+		b = bind_at(g, i->transport, &i->local, i->listening);
+	if (!b || b->subject->principal == j->caller->principal) {
+		if (!b && i->listening)
+			socket_destroy(g, i);
+		return;
+	}
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
+		.transport = b->transport,
+		.from = j->caller,
+		.address = &b->addr};
+	decide_ask(g, &q, &v);
+	int r = decide_record(g, &q, &v, j->tree);
+	if (!v.allow || r < 0) {
+		bind_end(g, b, "exec of another image");
+		return;
+	}
+	/* The parent's image may still hold the socket; the listener answers to who runs last. */
+	subject_unref(b->subject);
+	b->subject = subject_ref(j->caller);
+	b->pid = j->pid;
+	if (bind_record(g, b) < 0)
+		bind_end(g, b, "it cannot be recorded");
+}
+
+static void judge_connected(struct job *j, const struct inherited *i)
+{
+	struct guard *g = j->guard;
+	bool accepting = false;
+	struct channel *c = channel_find_names(g, i->transport, &i->local, &i->remote);
+	if (!c) {
+		c = channel_find_names(g, i->transport, &i->remote, &i->local);
+		accepting = true;
+	}
+	if (!c) /* still the accepting side, of a channel through conn */
+		c = channel_find_dialed(g, &i->remote, &i->local);
+	if (!c) {
+		if (i->transport == BELAY__TRANSPORT__TRANSPORT_TCP)
+			socket_destroy(g, i);
+		return;
+	}
+	struct subject *old = accepting ? c->to : c->from;
+	if (!old || old->principal == j->caller->principal)
+		return;
+	struct verdict v;
+	struct endpoint_question q;
+	struct subject *from = accepting ? c->from : j->caller, *to = accepting ? j->caller : c->to;
+	channel_question(c, from, to, &q);
+	decide_ask(g, &q, &v);
+	int r = decide_record(g, &q, &v, j->tree);
+	if (!v.allow || r < 0 || channel_adopt(g, c, accepting, j->caller) < 0)
+		channel_end(g, c, "exec of another image");
+}
+
+static void image_known(struct guard *g, void *ctx, int error, struct subject *s)
+{
+	struct job *j = ctx;
+	struct verdict v;
+	char notice[200];
+	j->wait = NULL;
+	if (error) {
+		snprintf(notice, sizeof(notice),
+			"belay: refused to run pid %u: it cannot be identified: %s", j->pid,
+			strerror(-error));
+		job_answer(j, -EACCES, notice);
+		return;
+	}
+	j->caller = subject_ref(s);
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_RUN, .from = s};
+	decide_ask(g, &q, &v);
+	if (v.allow && j->exec->more)
+		verdict_deny(&v, "it inherits more sockets than can be judged");
+	if (!v.allow) {
+		job_refuse(j, &q, &v);
+		return;
+	}
+	if (decide_record(g, &q, &v, j->tree) < 0) {
+		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
+		return;
+	}
+	for (size_t i = 0; i < j->exec->n; i++) {
+		const struct inherited *h = &j->exec->socket[i];
+		if (h->remote.ip_len && !h->listening)
+			judge_connected(j, h);
+		else
+			judge_bound(j, h);
+	}
+	job_answer(j, 0, NULL);
+}
+
+void exec_start(struct job *j, const Belay__Question *q)
+{
+	size_t n = q->n_inherited;
+	struct exec_question *x =
+		n <= INHERITED_MAX ? calloc(1, sizeof(*x) + n * sizeof(x->socket[0])) : NULL;
+	for (size_t i = 0; x && i < n; i++) {
+		const Belay__Inherited *m = q->inherited[i];
+		struct inherited *h = &x->socket[x->n++];
+		h->inode = m->inode;
+		h->transport = m->transport;
+		h->listening = m->listening;
+		if (pb_addr_read(m->local, &h->local) < 0 ||
+			pb_addr_read(m->remote, &h->remote) < 0)
+			x->more = true; /* what cannot be read cannot be judged */
+	}
+	if (!x) {
+		job_answer(j, -EACCES, "belay: refused: it inherits too many sockets");
+		return;
+	}
+	x->more = x->more || q->inherited_more;
+	j->exec = x;
+	struct process_wait *w;
+	process_ask(j->guard, j->pid, j->pidfd, j->tree, true, image_known, j, &w);
+	if (w)
+		j->wait = w;
+}

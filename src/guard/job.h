@@ -1,0 +1,23 @@
+/* Questions of enforce: job.c has the essay. */
+#pragma once
+
+#include "guard/guard.h"
+
+int jobs_init(struct guard *g) _must_check_;
+void jobs_deinit(struct guard *g);
+/* A message of enforce. Negative: a surprise. */
+int jobs_message(struct guard *g, const Belay__FromEnforce *m, int *fds, size_t n_fds);
+/* Questions asked before the fabric was held against the tables are answered now. */
+void jobs_release(struct guard *g);
+
+/* One file for each kind; all end in job_answer(). */
+void connect_start(struct job *j);
+void bind_start(struct job *j);
+void listen_start(struct job *j);
+void datagram_start(struct job *j);
+void unix_start(struct job *j, const char *path, uint32_t peer_pid);
+void exec_start(struct job *j, const Belay__Question *q);
+void exec_free(struct exec_question *x);
+void disconnect_start(struct job *j);
+/* The usual end of a failed order: what the kernel said, or that the fabric is away. */
+void job_fail(struct job *j, int error, const char *what);

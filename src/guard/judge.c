@@ -1,0 +1,53 @@
+/*
+ * Judging again. Facts are counted (g->facts): a subject matched under older facts is matched anew,
+ * once for all that share it. Binds go first, so that what reached a listener that lost its right
+ * ends with it.
+ */
+#include "guard/judge.h"
+
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "guard/bind.h"
+#include "guard/channel.h"
+#include "guard/grant.h"
+
+static Belay__Evidence *evidence_copy(const Belay__Evidence *e)
+{
+	size_t len = protobuf_c_message_get_packed_size(&e->base);
+	_cleanup_free_ uint8_t *buf = malloc(len ? len : 1);
+	if (!buf)
+		return NULL;
+	protobuf_c_message_pack(&e->base, buf);
+	return ipc_unpack(&belay__evidence__descriptor, buf, len);
+}
+
+void judge_subject(struct guard *g, struct subject **s)
+{
+	struct subject *old = *s;
+	if (!old || old->node[0] || old->facts == g->facts)
+		return;
+	if (!old->successor || old->successor->facts != g->facts) {
+		Belay__Evidence *e = evidence_copy(old->evidence);
+		struct subject *fresh = e ? subject_local(g, e) : NULL;
+		if (!fresh) {
+			/* Without memory to judge with, it counts as nothing at all. */
+			log_error("out of memory judging a subject again");
+			old->n_programs = old->n_groups = 0;
+			old->revoked = true;
+			return;
+		}
+		subject_unref(old->successor);
+		old->successor = fresh;
+	}
+	*s = subject_ref(old->successor);
+	subject_unref(old);
+}
+
+void judge_all(struct guard *g, const char *reason)
+{
+	g->facts++;
+	bind_judge(g, reason);
+	grant_judge(g);
+	channel_judge(g, reason);
+}

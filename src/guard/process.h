@@ -1,0 +1,23 @@
+/* The table of known processes: process.c has the essay. */
+#pragma once
+
+#include "guard/guard.h"
+
+int processes_init(struct guard *g) _must_check_;
+void processes_deinit(struct guard *g);
+size_t processes_count(const struct guard *g);
+/* The tree a known, living process belongs to, or 0. */
+uint64_t process_tree(struct guard *g, uint32_t pid, uint64_t start_time);
+/* Any of the evidence's ancestors, or the process itself, runs inside a tree. */
+bool process_inside_tree(struct guard *g, const Belay__Evidence *e);
+/* The subject of a living process as last found, whatever its age; NULL if unknown. */
+struct subject *process_subject(struct guard *g, uint32_t pid, uint64_t start_time);
+/* process_ask() about a process that is known and lives; false if it is not: fn is not called. */
+bool process_ask_again(struct guard *g, uint32_t pid, uint64_t start_time, process_fn fn, void *ctx,
+	struct process_wait **ret);
+/* The living process of that pid: its tree and subject as last found. False if it is not known. */
+bool process_known(struct guard *g, uint32_t pid, uint64_t *ret_tree, struct subject **ret);
+void process_tree_gone(struct guard *g, uint64_t tree);
+/* What the state table remembers of a process: by which script its image was started. */
+int process_restore(struct guard *g, uint64_t tree, uint32_t pid, uint64_t start_time,
+	const Belay__Evidence *e, int slot) _must_check_;

@@ -1,0 +1,13 @@
+/* Published ports: a listener that policy lets the outside reach. publish.c has the essay. */
+#pragma once
+
+#include "component.pb-c.h"
+#include "guard/guard.h"
+
+/* After a listener started, or facts changed: publishes or ends it as policy says now. */
+void publish_judge(struct guard *g, struct bind *b);
+void publish_end(struct guard *g, struct bind *b);
+/* The dispatcher's answer to our request. */
+void publish_answer(struct guard *g, const Belay__Publish *m);
+/* Somebody outside connected. Takes fds[0]. */
+void publish_connection(struct guard *g, const Belay__Connection *m, int *fds, size_t n_fds);

@@ -1,0 +1,158 @@
+/*
+ * Our structs as records of the state table (state.h). Evidence is shortened: what decides and what
+ * people must see stays, paths keep their ends. What still does not fit is refused, because a
+ * record without one of its groups could be judged differently than the thing it describes.
+ */
+#include "guard/state.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "guard/pb.h"
+#include "state.pb-c.h"
+
+#define STATE_PATH_MAX 96
+
+static int put(struct guard *g, Belay__StateRecord *m)
+{
+	uint8_t buf[STATE_PAYLOAD_MAX];
+	size_t len = protobuf_c_message_get_packed_size(&m->base);
+	if (len > sizeof(buf))
+		return -EMSGSIZE;
+	protobuf_c_message_pack(&m->base, buf);
+	return state_table_put(g->state, buf, len);
+}
+
+static char *path_end(const char *path)
+{
+	size_t n = strlen(path);
+	return pb_text(n > STATE_PATH_MAX ? path + n - STATE_PATH_MAX : path);
+}
+
+static Belay__Evidence shorten(const Belay__Evidence *e)
+{
+	Belay__Evidence s = BELAY__EVIDENCE__INIT;
+	s.pid = e->pid;
+	s.start_time = e->start_time;
+	s.pidfd_inode = e->pidfd_inode;
+	s.uid = e->uid;
+	s.gid = e->gid;
+	s.exe_path = path_end(e->exe_path);
+	s.exe_sha256 = e->exe_sha256;
+	s.exe_size = e->exe_size;
+	s.name = e->name;
+	s.script_path = path_end(e->script_path);
+	s.script_sha256 = e->script_sha256;
+	s.interpreter = e->interpreter;
+	s.anonymous_exec = e->anonymous_exec;
+	return s;
+}
+
+struct subject_msg {
+	Belay__StateSubject m;
+	Belay__Evidence evidence;
+	char *programs[SUBJECT_PROGRAMS_MAX], *groups[SUBJECT_PROGRAMS_MAX];
+};
+
+static Belay__StateSubject *subject_fill(struct subject_msg *b, const struct subject *s)
+{
+	if (!s)
+		return NULL;
+	b->m = (Belay__StateSubject)BELAY__STATE_SUBJECT__INIT;
+	b->evidence = shorten(s->evidence);
+	b->m.evidence = &b->evidence;
+	for (size_t i = 0; i < s->n_programs; i++)
+		b->programs[i] = pb_text(s->programs[i]);
+	for (size_t i = 0; i < s->n_groups; i++)
+		b->groups[i] = pb_text(s->groups[i]);
+	b->m.n_programs = s->n_programs;
+	b->m.programs = b->programs;
+	b->m.n_groups = s->n_groups;
+	b->m.groups = b->groups;
+	b->m.user = pb_text(s->user);
+	b->m.node = pb_text(s->node);
+	b->m.principal = s->principal;
+	return &b->m;
+}
+
+int state_put_tree(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as)
+{
+	Belay__StateTree t = BELAY__STATE_TREE__INIT;
+	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
+	t.tree = tree;
+	t.pid = pid;
+	t.uid = uid;
+	t.as = pb_text(as);
+	m.body_case = BELAY__STATE_RECORD__BODY_TREE;
+	m.tree = &t;
+	return put(g, &m);
+}
+
+int state_put_process(struct guard *g, uint64_t tree, const Belay__Evidence *e)
+{
+	Belay__StateProcess p = BELAY__STATE_PROCESS__INIT;
+	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
+	Belay__Evidence s = shorten(e);
+	p.tree = tree;
+	p.evidence = &s;
+	m.body_case = BELAY__STATE_RECORD__BODY_PROCESS;
+	m.process = &p;
+	return put(g, &m);
+}
+
+int state_put_bind(struct guard *g, const struct bind *b)
+{
+	Belay__StateBind s = BELAY__STATE_BIND__INIT;
+	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
+	Belay__Addr addr = pb_addr(&b->addr);
+	struct subject_msg subject;
+	s.addr = &addr;
+	s.transport = b->transport;
+	s.v6only = b->v6only;
+	s.listening = b->listening;
+	s.inode = b->inode;
+	s.tree = b->tree;
+	s.pid = b->pid;
+	s.subject = subject_fill(&subject, b->subject);
+	s.rule = pb_text(b->rule);
+	s.publish = b->publish;
+	m.body_case = BELAY__STATE_RECORD__BODY_BIND;
+	m.bind = &s;
+	return put(g, &m);
+}
+
+int state_put_channel(struct guard *g, const struct channel *c)
+{
+	Belay__StateChannel s = BELAY__STATE_CHANNEL__INIT;
+	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
+	Belay__Addr a = pb_addr(&c->a), b = pb_addr(&c->b), dialed = pb_addr(&c->dialed);
+	struct subject_msg from, to;
+	s.id = pb_bytes(c->id, sizeof(c->id));
+	s.via = c->via;
+	s.transport = c->transport;
+	s.protection = c->protection;
+	s.a = &a;
+	s.b = &b;
+	s.from = subject_fill(&from, c->from);
+	s.to = subject_fill(&to, c->to);
+	s.initiator = c->initiator;
+	s.mark = c->mark;
+	s.tree = c->tree;
+	s.started_wall_ms = c->started_wall_ms;
+	s.started_ms = c->started_ms;
+	s.idle_limit_ms = c->idle_limit_ms;
+	s.rule = pb_text(c->rule);
+	s.limit_rule = pb_text(c->limit_rule);
+	s.dns = c->dns;
+	s.published = c->published;
+	s.dialed = &dialed;
+	m.body_case = BELAY__STATE_RECORD__BODY_CHANNEL;
+	m.channel = &s;
+	return put(g, &m);
+}
+
+void state_drop(struct guard *g, int slot)
+{
+	if (slot > 0)
+		state_table_drop(g->state, slot);
+}
