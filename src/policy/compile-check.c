@@ -159,9 +159,10 @@ static void check_protection(struct check *k)
 
 static void check_ports(struct check *k)
 {
+	if (!k->s->r.ports.count)
+		return;
 	const struct image_ports *p = k->c->ports.v + k->s->r.ports.first;
-	if (k->s->r.ports.count && p->first == 0 && p->last == 0 &&
-		k->s->r.ops != IMAGE_OP(POLICY_OP_BIND))
+	if (p->first == 0 && p->last == 0 && k->s->r.ops != IMAGE_OP(POLICY_OP_BIND))
 		fault(k, "port", "", "port 0 means \"the kernel chooses\" and goes with bind only");
 }
 

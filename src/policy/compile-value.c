@@ -139,6 +139,11 @@ bool value_path(struct compiler *c, const struct yaml_node *v, uint32_t *ret, bo
 	if (!value_scalar(c, v, "a socket's path"))
 		return false;
 	size_t n = strlen(v->text);
+	for (size_t i = 0; i < n; i++)
+		if ((unsigned char)v->text[i] < 0x20 || v->text[i] == 0x7f) {
+			complain(c, &v->place, "", "a socket's path without control characters");
+			return false;
+		}
 	*ret_prefix = n >= 3 && !strcmp(v->text + n - 3, "/**");
 	if (*ret_prefix)
 		n -= 2; /* keeps the slash, so that /run/a/ does not cover /run/ab */

@@ -286,11 +286,43 @@ static void read_all(struct reader *r)
 	}
 }
 
+/* Whatever YAML of any version takes for the end of a line, or for nothing at all (a byte order
+ * mark). */
+static bool begins_line(const char *text, size_t at)
+{
+	static const char *const ends[] = {
+		"\n", "\r", "\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xa9", "\xef\xbb\xbf"};
+	if (at == 0)
+		return true;
+	for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+		size_t n = strlen(ends[i]);
+		if (at >= n && !memcmp(text + at - n, ends[i], n))
+			return true;
+	}
+	return false;
+}
+
+/* No policy needs a directive, and the parser does not always come back from a malformed one. */
+static bool has_directive(struct compiler *c, const char *text, size_t len)
+{
+	struct place at = {1, 1, 1};
+	for (size_t i = 0; i < len; i++) {
+		if (text[i] == '%' && begins_line(text, i)) {
+			complain(c, &at, "delete the line", "directives are not allowed here");
+			return true;
+		}
+		at.line += text[i] == '\n';
+	}
+	return false;
+}
+
 int yaml_read(struct compiler *c, const char *text, size_t len, yaml_entry_fn entry,
 	const char *stream, yaml_item_fn item)
 {
 	struct reader r = {.c = c, .entry = entry, .stream = stream, .item = item};
 	struct fy_diag_cfg diag_cfg;
+	if (has_directive(c, text, len))
+		return 0;
 	fy_diag_cfg_default(&diag_cfg);
 	diag_cfg.fp = NULL;
 	diag_cfg.colorize = false;

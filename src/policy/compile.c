@@ -105,6 +105,8 @@ int policy_compile(const char *text, size_t len, const struct policy_compile_opt
 	struct compiler c = {.options = *options, .d = d, .flags = IMAGE_DNS};
 	*d = (struct policy_diagnostics){0};
 	snprintf(source, sizeof(source), "%s", options->source ? options->source : "policy");
+	for (char *s = source; *s; s++)
+		*s = (unsigned char)*s < 0x20 || *s == 0x7f ? '?' : *s;
 	c.options.source = source;
 	int r = compile(&c, text, len, ret, ret_len);
 	compiler_deinit(&c);

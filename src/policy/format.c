@@ -6,6 +6,15 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Quoted: a program may be called `true` or `7`, a path may hold anything printable. */
+static void print_quoted(FILE *f, const char *text, const char *suffix)
+{
+	fputc('"', f);
+	for (; *text; text++)
+		fprintf(f, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+	fprintf(f, "%s\"", suffix);
+}
+
 static void print_list(FILE *f, uint32_t n)
 {
 	if (n > 1)
@@ -23,10 +32,10 @@ static void print_names(FILE *f, const struct policy *p, const char **sep, const
 	print_list(f, n);
 	for (uint32_t i = 0; i < n_words; i++)
 		fprintf(f, "%s%s", i ? ", " : "", words[i]);
-	/* Quoted: a program may be called `true` or `7`. */
-	for (uint32_t i = 0; i < l.count; i++)
-		fprintf(f, "%s\"%s\"", i || n_words ? ", " : "",
-			policy_text(p, p->ids[l.first + i]));
+	for (uint32_t i = 0; i < l.count; i++) {
+		fputs(i || n_words ? ", " : "", f);
+		print_quoted(f, policy_text(p, p->ids[l.first + i]), "");
+	}
 	fputs(n > 1 ? "]" : "", f);
 }
 
@@ -41,7 +50,7 @@ static void print_users(FILE *f, const struct policy *p, const char **sep, struc
 		const struct image_user *u = &p->users[l.first + i];
 		fputs(i ? ", " : "", f);
 		if (u->name)
-			fprintf(f, "\"%s\"", policy_text(p, u->name));
+			print_quoted(f, policy_text(p, u->name), "");
 		else
 			fprintf(f, "%u", u->uid);
 	}
@@ -124,9 +133,11 @@ static void print_where(FILE *f, const struct policy *p, const struct image_rule
 	}
 	if (r->ports.count)
 		fputs("]\n", f);
-	if (r->path)
-		fprintf(f, "    unix: \"%s%s\"\n", policy_text(p, r->path),
-			r->flags & IMAGE_RULE_PREFIX ? "**" : "");
+	if (r->path) {
+		fputs("    unix: ", f);
+		print_quoted(f, policy_text(p, r->path), r->flags & IMAGE_RULE_PREFIX ? "**" : "");
+		fputs("\n", f);
+	}
 }
 
 static void print_transport(FILE *f, const struct image_rule *r)
@@ -171,7 +182,9 @@ static void print_rule(FILE *f, const struct policy *p, const struct image_rule 
 {
 	static const char *const ops[] = {"run", "connect", "bind", "publish"};
 	const char *sep = "";
-	fprintf(f, "  - name: \"%s\" # line %u\n", policy_text(p, r->name), r->line);
+	fputs("  - name: ", f);
+	print_quoted(f, policy_text(p, r->name), "");
+	fprintf(f, " # line %u\n", r->line);
 	fprintf(f, "    %s: [", r->flags & IMAGE_RULE_DENY ? "deny" : "allow");
 	for (unsigned i = 0; i < ARRAY_LEN(ops); i++) {
 		if (!(r->ops & IMAGE_OP(POLICY_OP_RUN + i)))
@@ -199,7 +212,9 @@ static void print_head(FILE *f, const struct policy *p)
 			continue;
 		fputs(any ? "" : "groups:\n", f);
 		any = true;
-		fprintf(f, "  \"%s\": ", policy_text(p, i));
+		fputs("  ", f);
+		print_quoted(f, policy_text(p, i), "");
+		fputs(": ", f);
 		if (p->names[i].flags & IMAGE_NAME_ENROLLED) {
 			fputs("enrolled\n", f);
 			continue;
@@ -208,7 +223,8 @@ static void print_head(FILE *f, const struct policy *p)
 		for (uint32_t k = 0; k < p->n_names; k++)
 			for (uint32_t g = 0; g < p->names[k].groups.count; g++)
 				if (p->ids[p->names[k].groups.first + g] == i) {
-					fprintf(f, "%s\"%s\"", sep, policy_text(p, k));
+					fputs(sep, f);
+					print_quoted(f, policy_text(p, k), "");
 					sep = ", ";
 				}
 		fputs("]\n", f);

@@ -98,6 +98,10 @@ static bool names_ok(const struct policy *p, struct cursors *c)
 			!list_ok(n->groups, &c->ids, p->n_ids, IMAGE_GROUPS_PER_NAME))
 			return false;
 	}
+	/* People read these texts on terminals. */
+	for (uint32_t i = 0; i < p->n_text; i++)
+		if (p->text[i] && ((unsigned char)p->text[i] < 0x20 || p->text[i] == 0x7f))
+			return false;
 	for (uint32_t i = 0; i < p->n_ids; i++)
 		if (!p->ids[i] || p->ids[i] >= p->n_names)
 			return false;
