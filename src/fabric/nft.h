@@ -13,7 +13,7 @@
  * new socket. */
 #define NFT_MARK_OWN 0xffffffffu
 #define NFT_SET_MAX 65536 /* elements a set: also in the ruleset's text */
-#define NFT_BATCH_MAX 256
+#define NFT_BATCH_MAX 128 /* their acknowledgements fit the socket's default buffer */
 
 struct nft_grant {
 	uint32_t mark;

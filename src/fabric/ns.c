@@ -152,6 +152,13 @@ int ns_configure(bool *ret_v6, struct error *e)
 	r = write_file("/proc/sys/net/ipv4/tcp_fastopen", "0");
 	if (r >= 0)
 		r = ports_privileged();
+	/*
+	 * The kernel reuses a name in TIME_WAIT after a second, which it does by itself only for
+	 * 127.0.0.0/8; here every address is as local as that, and programs of other nodes bring
+	 * their own ports.
+	 */
+	if (r >= 0)
+		r = write_file("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
 	if (r < 0)
 		return error_errno(e, r,
 			"cannot write sysctls of the fabric (is /proc/sys mounted read-only?)");

@@ -24,6 +24,7 @@
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
 
+#define PAIR_TRIES 64   /* other ends still in TIME_WAIT, at most, before a pair is refused */
 #define PAIR_WSCALE 7   /* what the kernel's default buffer limits lead to */
 #define PAIR_MSS4 65495 /* of loopback: largest IP packet less headers */
 #define PAIR_MSS6 65475
@@ -140,6 +141,14 @@ static int pair_link(int fd, int family, const struct addr *remote, int *ret_pee
 	return 0;
 }
 
+static void pair_undo(int fd)
+{
+	int err;
+	socklen_t len = sizeof(err);
+	(void)!sock_disconnect(fd);
+	(void)!getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len); /* what the disconnect left */
+}
+
 int sock_pair(int fd, const struct sock_facts *f, const struct addr *local,
 	const struct addr *remote, int *ret_peer)
 {
@@ -162,12 +171,14 @@ int sock_pair(int fd, const struct sock_facts *f, const struct addr *local,
 	r = set_opt(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
 	if (r < 0)
 		return r;
-	r = pair_link(fd, f->family, remote, ret_peer);
-	if (r < 0) {
-		int err;
-		(void)!sock_disconnect(fd);
-		len = sizeof(err);
-		getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len); /* what the disconnect left */
+	for (int i = 0; i < PAIR_TRIES; i++) {
+		r = pair_link(fd, f->family, remote, ret_peer);
+		if (r < 0)
+			pair_undo(fd);
+		/* The port the kernel chose is free here but not at the other end: it chooses
+		 * another. */
+		if (r != -EADDRNOTAVAIL || own.port)
+			break;
 	}
 	int off = set_opt(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
 	int back = set_opt(fd, SOL_SOCKET, SO_REUSEADDR, reuse);

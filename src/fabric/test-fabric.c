@@ -381,6 +381,27 @@ static void test_pair_options(void **state)
 	close(b);
 }
 
+static void set_ports(const char *range)
+{
+	_cleanup_close_ int fd = open("/proc/sys/net/ipv4/ip_local_port_range", O_WRONLY);
+	assert_int_equal(fds_write_all(fd, range, strlen(range)), 0);
+}
+
+/* The other end closed first and lingers in TIME_WAIT: the next pair takes another port. */
+static void test_pair_time_wait(void **state)
+{
+	(void)state;
+	set_ports("40000 40099");
+	for (int i = 0; i < 80; i++) {
+		char c;
+		int a, b = pair_new("10.3.3.3:0", "203.0.113.44:443", &a);
+		close(b);
+		assert_int_equal(recv(a, &c, 1, 0), 0);
+		close(a);
+	}
+	set_ports("32768 60999");
+}
+
 #define BULK (1ull << 30)
 
 static void *bulk_send(void *arg)
@@ -561,6 +582,14 @@ static void test_dial(void **state)
 	_cleanup_close_ int d2 = sock_dial(&from, &to, &result);
 	assert_true(d2 >= 0);
 	_cleanup_close_ int later = listen_at("0.0.0.0:51235", false);
+	/* And may come again soon after it went. */
+	close(take_fd(&d));
+	assert_int_equal(recv(s, &len, 1, 0), 0);
+	close(take_fd(&s));
+	usleep(1200 * 1000);
+	from = at("192.0.2.77:51234");
+	d = sock_dial(&from, &to, &result);
+	assert_true(d >= 0);
 }
 
 /* ---- a successor ---- */
@@ -736,6 +765,7 @@ int main(void)
 		cmocka_unit_test(test_connect_states),
 		cmocka_unit_test(test_pair),
 		cmocka_unit_test(test_pair_options),
+		cmocka_unit_test(test_pair_time_wait),
 		cmocka_unit_test(test_pair_bulk),
 		cmocka_unit_test(test_closed),
 		cmocka_unit_test(test_diag_destroy),
