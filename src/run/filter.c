@@ -46,8 +46,9 @@
 #error "no filter for this architecture yet"
 #endif
 
-#define FILTER_LAST_CALL 469 /* file_setattr: the newest call somebody has judged for filter.def \
-			      */
+#define FILTER_LAST_CALL                                                        \
+	469 /* file_setattr: the newest call somebody has judged for filter.def \
+	     */
 #define NEW_NAMESPACES                                                                 \
 	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | \
 		CLONE_NEWPID | CLONE_NEWNET)
