@@ -7,11 +7,6 @@
  * against and until the next exec, which enforce reports before the new image's first instruction.
  * Concurrent questions about one process share one attest request.
  *
- * By which script an image was started can be read at exec only. It is remembered here (and in the
- * state table) for as long as the process runs that image, and a child that has not executed
- * anything since has its parent's: only if it was born after the parent's last exec, else a parent
- * could fork first and put on a better script afterwards.
- *
  * Cost of a question within the lease: one hash probe, one poll(2). Beyond: one message to attest.
  */
 #include "guard/process.h"
@@ -24,8 +19,6 @@
 
 #include "attest.pb-c.h"
 #include "base/clock.h"
-#include "base/log.h"
-#include "guard/state.h"
 
 #define BUCKETS 1024u /* pids are dense numbers: nothing to flood */
 
@@ -45,13 +38,7 @@ struct process {
 	uv_poll_t *watch; /* its exit */
 	struct subject *subject;
 	uint64_t taken_ms, facts;
-	uint64_t exec_ticks; /* boot clock at the last exec we saw, 0: none seen */
 	struct call *attesting;
-	bool at_exec; /* what is being attested is a new image */
-	char *script_path;
-	uint8_t script_sha256[32], script_exe[32]; /* the script, and the interpreter it ran in */
-	bool scripted;
-	int slot; /* state table, -1: none */
 	TAILQ_HEAD(, process_wait) waits;
 };
 
@@ -59,11 +46,6 @@ struct processes {
 	LIST_HEAD(, process) buckets[BUCKETS];
 	size_t n;
 };
-
-static uint64_t boot_ticks(void)
-{
-	return clock_ns(CLOCK_BOOTTIME) / (1000000000u / (uint64_t)sysconf(_SC_CLK_TCK));
-}
 
 int processes_init(struct guard *g)
 {
@@ -109,8 +91,6 @@ static void process_unlink(struct process *p)
 	}
 	if (p->pidfd >= 0)
 		close(p->pidfd);
-	if (p->slot >= 0)
-		state_drop(p->guard, p->slot);
 }
 
 static void process_free(struct process *p, int error)
@@ -118,7 +98,6 @@ static void process_free(struct process *p, int error)
 	process_unlink(p);
 	process_tell(p, error);
 	subject_unref(p->subject);
-	free(p->script_path);
 	free(p);
 }
 
@@ -126,9 +105,7 @@ void processes_deinit(struct guard *g)
 {
 	for (size_t i = 0; g->processes && i < BUCKETS; i++)
 		while (!LIST_EMPTY(&g->processes->buckets[i])) {
-			struct process *p = LIST_FIRST(&g->processes->buckets[i]);
-			p->slot = -1; /* the record is for our successor */
-			process_free(p, -ECANCELED);
+			process_free(LIST_FIRST(&g->processes->buckets[i]), -ECANCELED);
 		}
 	free(g->processes);
 	g->processes = NULL;
@@ -175,7 +152,6 @@ static struct process *process_new(struct guard *g, uint32_t pid, uint64_t tree)
 	p->pid = pid;
 	p->tree = tree;
 	p->pidfd = -1;
-	p->slot = -1;
 	TAILQ_INIT(&p->waits);
 	LIST_INSERT_HEAD(&g->processes->buckets[pid % BUCKETS], p, link);
 	g->processes->n++;
@@ -244,100 +220,6 @@ void process_tree_gone(struct guard *g, uint64_t tree)
 	}
 }
 
-/* ---- scripts ---- */
-
-static bool digest_is(const ProtobufCBinaryData *d, const uint8_t sha[32])
-{
-	return d->len == 32 && !memcmp(d->data, sha, 32);
-}
-
-static int script_remember(
-	struct process *p, const char *path, const uint8_t script[32], const uint8_t exe[32])
-{
-	char *copy = strdup(path);
-	if (!copy)
-		return -ENOMEM;
-	free(p->script_path);
-	p->script_path = copy;
-	memcpy(p->script_sha256, script, 32);
-	memcpy(p->script_exe, exe, 32);
-	p->scripted = true;
-	return 0;
-}
-
-static void script_forget(struct process *p)
-{
-	p->scripted = false;
-	if (p->slot >= 0)
-		state_drop(p->guard, p->slot);
-	p->slot = -1;
-}
-
-/* A child without an exec of its own still runs its parent's image, if it was born from that image.
- */
-static void script_inherit(struct process *p, const Belay__Evidence *e)
-{
-	if (p->exec_ticks || e->n_ancestors == 0)
-		return;
-	struct process *parent =
-		process_by_start(p->guard, e->ancestors[0]->pid, e->ancestors[0]->start_time);
-	if (!parent || !parent->scripted || !digest_is(&e->exe_sha256, parent->script_exe))
-		return;
-	if (e->start_time <= parent->exec_ticks)
-		return;
-	if (script_remember(p, parent->script_path, parent->script_sha256, parent->script_exe) < 0)
-		log_error("out of memory remembering a script");
-}
-
-/* Completes evidence with the script only the exec could show; or learns it from that exec. */
-static int script_settle(struct process *p, Belay__Evidence *e, bool at_exec)
-{
-	if (at_exec) {
-		script_forget(p);
-		if (e->script_sha256.len != 32 || e->exe_sha256.len != 32)
-			return 0;
-		int r = script_remember(
-			p, e->script_path, e->script_sha256.data, e->exe_sha256.data);
-		if (r == 0)
-			p->slot = state_put_process(p->guard, p->tree, e);
-		return r;
-	}
-	if (!p->scripted)
-		script_inherit(p, e);
-	/* What attest says outside of an exec about a script is the program's own word. */
-	free(e->script_sha256.data);
-	e->script_sha256 = (ProtobufCBinaryData){0};
-	if (!p->scripted || !digest_is(&e->exe_sha256, p->script_exe))
-		return 0;
-	e->script_sha256.data = malloc(32);
-	char *path = strdup(p->script_path);
-	if (!e->script_sha256.data || !path) {
-		free(path);
-		return -ENOMEM;
-	}
-	memcpy(e->script_sha256.data, p->script_sha256, 32);
-	e->script_sha256.len = 32;
-	if (e->script_path != protobuf_c_empty_string)
-		free(e->script_path);
-	e->script_path = path;
-	return 0;
-}
-
-int process_restore(struct guard *g, uint64_t tree, uint32_t pid, uint64_t start_time,
-	const Belay__Evidence *e, int slot)
-{
-	if (e->script_sha256.len != 32 || e->exe_sha256.len != 32)
-		return -EBADMSG;
-	struct process *p = process_new(g, pid, tree);
-	if (!p)
-		return -ENOMEM;
-	p->start_time = start_time;
-	p->slot = slot;
-	p->exec_ticks =
-		boot_ticks(); /* when it was is not known: nobody born before now inherits */
-	return script_remember(p, e->script_path, e->script_sha256.data, e->exe_sha256.data);
-}
-
 /* ---- evidence ---- */
 
 static void process_attested(
@@ -345,9 +227,7 @@ static void process_attested(
 {
 	(void)fds, (void)n_fds;
 	struct process *p = ctx;
-	bool at_exec = p->at_exec;
 	p->attesting = NULL;
-	p->at_exec = false;
 	const Belay__FromAttest *m = reply;
 	if (!error && (m->error || !m->evidence))
 		error = m->error < 0 ? m->error : -EPROTO;
@@ -364,8 +244,6 @@ static void process_attested(
 		Belay__FromAttest *owner = (Belay__FromAttest *)(uintptr_t)m;
 		e = take_ptr(owner->evidence);
 	}
-	if (!error && script_settle(p, e, at_exec) < 0)
-		error = -ENOMEM;
 	if (error) {
 		ipc_free(e);
 		process_free(p, error);
@@ -387,7 +265,6 @@ static int process_attest(struct process *p, bool at_exec)
 	body.at_exec = at_exec;
 	m.body_case = BELAY__TO_ATTEST__BODY_PROCESS;
 	m.process = &body;
-	p->at_exec = at_exec;
 	return arrow_call(p->guard, ROLE_ATTEST, &m.base, &p->pidfd, 1, CALL_RESEND,
 		process_attested, p, &p->attesting);
 }
@@ -437,7 +314,6 @@ void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool a
 		/* What is on its way tells of the image before. */
 		arrow_cancel(p->attesting);
 		p->attesting = NULL;
-		p->exec_ticks = boot_ticks();
 	}
 	int r = p->attesting ? 0 : process_attest(p, at_exec);
 	if (r < 0) {

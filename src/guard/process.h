@@ -18,6 +18,3 @@ bool process_ask_again(struct guard *g, uint32_t pid, uint64_t start_time, proce
 /* The living process of that pid: its tree and subject as last found. False if it is not known. */
 bool process_known(struct guard *g, uint32_t pid, uint64_t *ret_tree, struct subject **ret);
 void process_tree_gone(struct guard *g, uint64_t tree);
-/* What the state table remembers of a process: by which script its image was started. */
-int process_restore(struct guard *g, uint64_t tree, uint32_t pid, uint64_t start_time,
-	const Belay__Evidence *e, int slot) _must_check_;

@@ -20,7 +20,6 @@
 #include "guard/job.h"
 #include "guard/pb.h"
 #include "guard/policies.h"
-#include "guard/process.h"
 #include "guard/state.h"
 #include "guard/tree.h"
 #include "state.pb-c.h"
@@ -94,12 +93,6 @@ static int record_load(struct guard *g, Belay__StateRecord *m, int slot)
 	case BELAY__STATE_RECORD__BODY_TREE:
 		return tree_restore(
 			g, m->tree->tree, m->tree->pid, m->tree->uid, m->tree->as, slot);
-	case BELAY__STATE_RECORD__BODY_PROCESS:
-		return m->process->evidence
-			       ? process_restore(g, m->process->tree, m->process->evidence->pid,
-					 m->process->evidence->start_time, m->process->evidence,
-					 slot)
-			       : -EBADMSG;
 	case BELAY__STATE_RECORD__BODY_BIND:
 		return bind_load(g, m->bind, slot);
 	case BELAY__STATE_RECORD__BODY_CHANNEL:

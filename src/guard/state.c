@@ -88,18 +88,6 @@ int state_put_tree(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, c
 	return put(g, &m);
 }
 
-int state_put_process(struct guard *g, uint64_t tree, const Belay__Evidence *e)
-{
-	Belay__StateProcess p = BELAY__STATE_PROCESS__INIT;
-	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
-	Belay__Evidence s = shorten(e);
-	p.tree = tree;
-	p.evidence = &s;
-	m.body_case = BELAY__STATE_RECORD__BODY_PROCESS;
-	m.process = &p;
-	return put(g, &m);
-}
-
 int state_put_bind(struct guard *g, const struct bind *b)
 {
 	Belay__StateBind s = BELAY__STATE_BIND__INIT;

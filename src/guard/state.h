@@ -22,8 +22,9 @@ struct state_table;
 /* ---- bytes (state_table.c); no knowledge of the guard ---- */
 
 /*
- * Maps the memfd, making it a table if it is not one (then *ret_fresh). The key is the table's:
- * random, drawn at its creation, and the same for all successors.
+ * Maps the memfd (of STATE_RECORDS_MAX records), making it a table if it is not one (then
+ * *ret_fresh). The key is the table's: random, drawn at its creation, and the same for all
+ * successors.
  */
 int state_table_open(int memfd, struct state_table **ret, bool *ret_fresh) _must_check_;
 void state_table_close(struct state_table *t);
@@ -41,7 +42,6 @@ int state_table_slots(const struct state_table *t); /* one past the highest slot
 
 int state_put_tree(
 	struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as) _must_check_;
-int state_put_process(struct guard *g, uint64_t tree, const Belay__Evidence *e) _must_check_;
 int state_put_bind(struct guard *g, const struct bind *b) _must_check_;
 int state_put_channel(struct guard *g, const struct channel *c) _must_check_;
 void state_drop(struct guard *g, int slot);
