@@ -17,9 +17,10 @@
 #include "enforce/enforce.h"
 #include "enforce/target.h"
 
-#define ERESTARTSYS_ 512 /* the kernel's own: repeat the call or EINTR, as the handler was set up \
-			  */
-#define SIN6_LEN_OLD 24  /* without scope, as the kernel still takes it */
+#define ERESTARTSYS_                                                                             \
+	512             /* the kernel's own: repeat the call or EINTR, as the handler was set up \
+			 */
+#define SIN6_LEN_OLD 24 /* without scope, as the kernel still takes it */
 
 static bool nonblocking(const struct request *r)
 {

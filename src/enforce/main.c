@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "enforce/enforce.h"
 #include "enforce/target.h"
+#include "sandbox/sandbox.h"
 
 #define READY_BATCH 64
 
@@ -93,6 +94,10 @@ int main(int argc, char **argv)
 	e.c = &c;
 	e.guard.fd = -1;
 	if (component_open(&c, argc, argv, &ops, &e, &err) < 0 || enforce_open(&e, &err) < 0) {
+		log_error("%s", err.text);
+		return 1;
+	}
+	if (sandbox_enter(SANDBOX_ENFORCE, NULL, &err) < 0) {
 		log_error("%s", err.text);
 		return 1;
 	}

@@ -143,15 +143,19 @@ void pool_serve(struct enforce *e, struct request *r)
 		return;
 	}
 	p->n--;
-	/* Installs the descriptor and answers with its number in one step: a caller that dies
-	 * between two would keep neither, and nothing is done twice. */
+	/*
+	 * Two steps, although the kernel knows one (FLAG_SEND): that one, when we are killed inside
+	 * it, leaves the caller with the answer 0, which it would take for a socket. This way it
+	 * waits for our successor, and at worst holds a descriptor it does not know of.
+	 */
 	struct seccomp_notif_addfd a = {.id = r->n.id,
-		.flags = SECCOMP_ADDFD_FLAG_SEND,
 		.srcfd = (uint32_t)fd,
 		.newfd_flags = type & SOCK_CLOEXEC ? O_CLOEXEC : 0};
 	int n = ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_ADDFD, &a);
-	if (n >= 0 || errno == ENOENT)
-		call_drop(e, r); /* answered, or nobody left to answer */
+	if (n >= 0)
+		call_reply(e, r, 0, n);
+	else if (errno == ENOENT)
+		call_drop(e, r);
 	else
 		call_reply(e, r, errno == EMFILE || errno == ENFILE ? -errno : -ENOBUFS, 0);
 	pool_want(e, p);
