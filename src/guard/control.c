@@ -91,7 +91,11 @@ void control_reply(struct guard *g, uint64_t id, const void *reply)
 	struct client *c = control_client(g, id);
 	if (!c)
 		return;
-	int r = ipc_send(&c->chan, &m->base, NULL, 0);
+	/* An empty message has no bytes, which the other side would read as the end. */
+	Belay__ControlReply filled = *m;
+	if (protobuf_c_message_get_packed_size(&m->base) == 0)
+		filled.text = pb_text("done");
+	int r = ipc_send(&c->chan, &filled.base, NULL, 0);
 	if (!m->more || r < 0)
 		request_clear(c);
 	if (r < 0)
