@@ -115,7 +115,8 @@ struct enforce {
 	uint32_t n_trees;
 	uint32_t waiting; /* requests in a WAIT or ASKED state */
 	uint64_t questions;
-	uint64_t guard_lost_ms;
+	uint64_t gone[TREES_MAX]; /* trees that ended while there was no guard to tell */
+	uint32_t n_gone;
 	int ready; /* epoll of sockets of programs: uv_poll would change their flags */
 	uv_poll_t ready_poll;
 	uv_timer_t tick;

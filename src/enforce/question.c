@@ -21,7 +21,6 @@ static void guard_closed(struct ipc_chan *chan, int reason)
 	struct enforce *e = chan->data;
 	log_warn("the guard's arrow closed: %s", strerror(-reason));
 	ipc_chan_deinit(chan);
-	e->guard_lost_ms = clock_mono_ms();
 	pool_reset(e);
 	for (uint32_t i = 0; i < JOURNAL_SLOTS; i++) {
 		struct request *r = &e->request[i];
@@ -116,6 +115,10 @@ int question_arrow(struct enforce *e, int fd)
 	int r = ipc_chan_init(&e->guard, &e->c->loop, fd, guard_message, guard_closed, e);
 	if (r < 0)
 		return r;
+	uint32_t n = e->n_gone;
+	e->n_gone = 0;
+	for (uint32_t i = 0; i < n; i++) /* what cannot be told now is put back at or before i */
+		question_tree_gone(e, e->gone[i]);
 	pool_refill(e);
 	for (uint32_t i = 0; i < JOURNAL_SLOTS; i++) {
 		struct request *q = &e->request[i];
@@ -175,8 +178,9 @@ void question_tree_gone(struct enforce *e, uint64_t tree)
 	gone.tree = tree;
 	m.body_case = BELAY__FROM_ENFORCE__BODY_TREE_GONE;
 	m.tree_gone = &gone;
-	if (ipc_chan_open(&e->guard) && ipc_send(&e->guard, &m.base, NULL, 0) < 0)
-		log_warn("cannot tell the guard that a tree ended");
+	bool told = ipc_chan_open(&e->guard) && ipc_send(&e->guard, &m.base, NULL, 0) >= 0;
+	if (!told && e->n_gone < TREES_MAX)
+		e->gone[e->n_gone++] = tree;
 }
 
 void question_addr(Belay__Addr *to, const struct addr *from)
