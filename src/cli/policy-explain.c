@@ -209,7 +209,7 @@ static int explain_loaded(const struct arguments *a)
 	m.operation = (Belay__Operation)a->ask.op;
 	char uid[16];
 	snprintf(uid, sizeof(uid), "%u", a->ask.uid);
-	m.user = a->ask.user ? (char *)a->ask.user : uid;
+	m.user = uid; /* names are this host's, and resolved here */
 	Belay__ControlRequest rq = BELAY__CONTROL_REQUEST__INIT;
 	rq.body_case = BELAY__CONTROL_REQUEST__BODY_EXPLAIN;
 	rq.explain = &m;

@@ -109,12 +109,19 @@ void control_explain(struct client *c, const Belay__ExplainRequest *m)
 		control_error(g, c->id, -EINVAL, "too many names");
 		return;
 	}
-	policy_explain(p, &q, &x);
-	char text[sizeof(x.text) + sizeof(x.advice) + 2];
-	snprintf(text, sizeof(text), "%s%s%s", x.text, x.advice[0] ? "\n" : "", x.advice);
-	json_t *j = json_pack("{s:b,s:s,s:s,s:i,s:s}", "allow", x.verdict.allow, "rule",
+	char where[ADDR_TEXT_MAX] = "";
+	if (q.op == POLICY_OP_CONNECT && !m->to[0] && q.transport != POLICY_UNIX)
+		q.half = POLICY_CALLER;
+	if (m->address[0] || q.op == POLICY_OP_RUN)
+		policy_explain(p, &q, &x);
+	else
+		policy_explain_anywhere(p, &q, &x, where);
+	char text[sizeof(x.text) + sizeof(x.advice) + sizeof(where) + 8];
+	snprintf(text, sizeof(text), "%s%s%s%s%s", x.text, where[0] ? " at " : "", where,
+		x.advice[0] ? "\n  " : "", x.advice);
+	json_t *j = json_pack("{s:b,s:s,s:s,s:i,s:s,s:s}", "allow", x.verdict.allow, "rule",
 		x.verdict.rule_name ? x.verdict.rule_name : "", "text", x.text, "line",
-		(int)x.verdict.line, "advice", x.advice);
+		(int)x.verdict.line, "advice", x.advice, "address", where[0] ? where : m->address);
 	_cleanup_free_ char *json = j ? json_dumps(j, JSON_COMPACT) : NULL;
 	json_decref(j);
 	Belay__ControlReply reply = BELAY__CONTROL_REPLY__INIT;

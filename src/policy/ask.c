@@ -78,36 +78,49 @@ static void address_of_rule(
 	q->address = a;
 }
 
-/* Some address at which it is allowed, or the nearest miss. */
-static void ask_anywhere(const struct policy *p, const struct policy_question *q,
-	struct policy_question *best, struct policy_explanation *ret)
+static void format_where(const struct policy_question *q, char text[ADDR_TEXT_MAX])
+{
+	if (q->transport == POLICY_UNIX)
+		snprintf(text, ADDR_TEXT_MAX, "%s", q->unix_path);
+	else
+		addr_format(&q->address, q->address.port != 0, text);
+}
+
+void policy_explain_anywhere(const struct policy *p, const struct policy_question *q,
+	struct policy_explanation *ret, char ret_address[ADDR_TEXT_MAX])
 {
 	const unsigned where = POLICY_DIFFERS_ADDRESS | POLICY_DIFFERS_PORT |
 			       POLICY_DIFFERS_TRANSPORT | POLICY_DIFFERS_PATH;
 	struct match m;
-	*best = *q;
-	best->address = (struct addr){.ip_len = 4, .ip = {127, 0, 0, 1}};
-	policy_explain(p, best, ret);
-	if (!p || !match_prepare(p, best, &m))
-		return;
-	for (uint32_t i = 0; i < p->n_rules && !ret->verdict.allow; i++) {
+	struct policy_verdict v = {.allow = false};
+	struct policy_question somewhere = *q, best;
+	bool tried = false;
+	somewhere.address = (struct addr){.ip_len = 4, .ip = {127, 0, 0, 1}};
+	best = somewhere;
+	for (uint32_t i = 0; p && i < p->n_rules && !v.allow; i++) {
 		const struct image_rule *r = &p->rules[i];
 		struct policy_question try = *q;
+		if (i == 0 && !match_prepare(p, &somewhere, &m))
+			break;
 		if (r->flags & IMAGE_RULE_DENY || !(r->ops & IMAGE_OP(q->op)) ||
 			match_rule(p, &m, r, true) & ~where)
 			continue;
 		address_of_rule(p, r, &try);
 		if (try.transport == POLICY_UNIX && q->half == POLICY_CALLER)
-			continue;
-		policy_explain(p, &try, ret);
-		*best = try;
+			try.half = POLICY_PAIR; /* who listens there stays unknown */
+		policy_eval(p, &try, &v);
+		if (v.allow || !tried)
+			best = try;
+		tried = true;
 	}
+	policy_explain(p, &best, ret);
+	format_where(&best, ret_address);
 }
 
 int policy_ask(const struct policy *p, const struct policy_ask *ask, struct policy_explanation *ret,
 	char ret_address[ADDR_TEXT_MAX], struct error *e)
 {
-	struct policy_question q = {.op = ask->op, .half = POLICY_PAIR, .plain = ask->plain}, best;
+	struct policy_question q = {.op = ask->op, .half = POLICY_PAIR, .plain = ask->plain};
 	bool to = ask->to && ask->to[0], run = ask->op == POLICY_OP_RUN;
 	ret_address[0] = '\0';
 	if (ask->op < POLICY_OP_RUN || ask->op > POLICY_OP_PUBLISH)
@@ -131,17 +144,12 @@ int policy_ask(const struct policy *p, const struct policy_ask *ask, struct poli
 		r = set_address(&q, ask, e);
 		if (r < 0)
 			return r;
-		best = q;
 		policy_explain(p, &q, ret);
+		format_where(&q, ret_address);
 	} else if (run) {
 		policy_explain(p, &q, ret);
-		return 0;
 	} else {
-		ask_anywhere(p, &q, &best, ret);
+		policy_explain_anywhere(p, &q, ret, ret_address);
 	}
-	if (best.transport == POLICY_UNIX)
-		snprintf(ret_address, ADDR_TEXT_MAX, "%s", best.unix_path);
-	else
-		addr_format(&best.address, best.address.port != 0, ret_address);
 	return 0;
 }

@@ -146,6 +146,13 @@ struct policy_explanation {
 void policy_explain(
 	const struct policy *p, const struct policy_question *q, struct policy_explanation *ret);
 
+/*
+ * For a question without address or path: each rule that would allow the two is asked about its own
+ * first address and port. Gives the first that is allowed, or the nearest miss, and where that is.
+ */
+void policy_explain_anywhere(const struct policy *p, const struct policy_question *q,
+	struct policy_explanation *ret, char ret_address[ADDR_TEXT_MAX]);
+
 /* A question as a person asks it: `belay policy explain`, of a file or of the loaded policy. */
 struct policy_ask {
 	enum policy_op op;
