@@ -153,9 +153,8 @@ int ns_configure(bool *ret_v6, struct error *e)
 	if (r >= 0)
 		r = ports_privileged();
 	/*
-	 * The kernel reuses a name in TIME_WAIT after a second, which it does by itself only for
-	 * 127.0.0.0/8; here every address is as local as that, and programs of other nodes bring
-	 * their own ports.
+	 * A port in TIME_WAIT is given out again after a second, as the kernel does by itself for
+	 * 127.0.0.0/8 only: here every address is as local as that.
 	 */
 	if (r >= 0)
 		r = write_file("/proc/sys/net/ipv4/tcp_tw_reuse", "1");

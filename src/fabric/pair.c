@@ -24,7 +24,7 @@
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
 
-#define PAIR_TRIES 64   /* other ends still in TIME_WAIT, at most, before a pair is refused */
+#define PAIR_TRIES 64   /* ports whose other end is still held open */
 #define PAIR_WSCALE 7   /* what the kernel's default buffer limits lead to */
 #define PAIR_MSS4 65495 /* of loopback: largest IP packet less headers */
 #define PAIR_MSS6 65475
