@@ -219,7 +219,10 @@ static int explain_loaded(const struct arguments *a)
 	if (r != EXIT_OK)
 		return r;
 	puts(a->json && reply->json[0] ? reply->json : reply->text);
-	return EXIT_OK;
+	json_t *j = json_loads(reply->json, 0, NULL);
+	r = json_is_true(json_object_get(j, "allow")) ? EXIT_OK : EXIT_REFUSED;
+	json_decref(j);
+	return r;
 }
 
 int policy_explain_main(int argc, char **argv)
