@@ -1,78 +1,521 @@
-/* Without nodes: every address belongs to this node or to nobody. */
-#include <errno.h>
+/*
+ * The nodes and their links (remote.h; docs/protocol.md, 2). What is known of a node lasts in the
+ * registry; that its link is up, its exporter and the secret of its data connections live here
+ * only: a new guard's links come up afresh.
+ */
+#include "guard/remote.h"
 
-#include "guard/guard.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "component.pb-c.h"
+#include "conn.pb-c.h"
+#include "crypto/channel_keys.h"
+#include "crypto/random.h"
+#include "guard/auditing.h"
+#include "guard/channel.h"
+#include "guard/pb.h"
+#include "registry/registry.h"
+
+#define META_SELF "node.self" /* "name listen data address…" */
+
+static void admin_log(struct guard *g, const char *what, const char *detail, int error)
+{
+	if (auditing_admin(g, 0, what, detail, error) < 0)
+		log_error("cannot log %s of node %s", what, detail);
+}
+
+/* ---- who there is ---- */
+
+struct remote_node *remote_node_find(struct guard *g, const char *name)
+{
+	for (size_t i = 0; i < g->remote->n_nodes; i++)
+		if (strcmp(g->remote->nodes[i]->name, name) == 0)
+			return g->remote->nodes[i];
+	return NULL;
+}
+
+struct remote_node *remote_node_get(struct guard *g, const char *name)
+{
+	struct remote_node *n = remote_node_find(g, name);
+	if (n || g->remote->n_nodes >= REMOTE_NODES_MAX || strlen(name) >= NAME_MAX_LEN)
+		return n;
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return NULL;
+	snprintf(n->name, sizeof(n->name), "%s", name);
+	snprintf(n->why, sizeof(n->why), "no link yet");
+	n->changed_ms = clock_wall_ms();
+	TAILQ_INIT(&n->asking);
+	TAILQ_INIT(&n->serving);
+	g->remote->nodes[g->remote->n_nodes++] = n;
+	return n;
+}
+
+const char *remote_node_of(struct guard *g, const struct addr *a)
+{
+	for (size_t i = 0; i < g->remote->n_nodes; i++) {
+		const struct remote_node *n = g->remote->nodes[i];
+		for (size_t k = 0; k < n->n_addresses; k++)
+			if (addr_same_ip(&n->addresses[k], a))
+				return n->name;
+	}
+	return NULL;
+}
+
+const char *remote_address_taken(struct guard *g, const struct addr *a)
+{
+	uint64_t now = clock_mono_ms();
+	for (size_t i = 0; i < g->n_addresses; i++)
+		if (addr_same_ip(&g->addresses[i], a))
+			return g->node;
+	for (size_t i = 0; i < g->remote->n_invites; i++) {
+		const struct invite *v = &g->remote->invites[i];
+		for (size_t k = 0; v->until_ms > now && k < v->n_addresses; k++)
+			if (addr_same_ip(&v->addresses[k], a))
+				return v->node;
+	}
+	return addr_is_loopback(a) || addr_is_any(a) ? "every node" : remote_node_of(g, a);
+}
+
+int remote_node_save(struct guard *g, const struct remote_node *n, struct error *e)
+{
+	struct node row = {0};
+	snprintf(row.name, sizeof(row.name), "%s", n->name);
+	if (n->link.ip_len)
+		addr_format(&n->link, true, row.link);
+	if (n->data.ip_len)
+		addr_format(&n->data, true, row.data);
+	for (size_t i = 0; i < n->n_addresses && i < REGISTRY_NODE_ADDRESSES_MAX; i++)
+		addr_format(&n->addresses[i], false, row.addresses[row.n_addresses++]);
+	return registry_node_put(g->registry, &row, e);
+}
+
+static int node_load(struct guard *g, const struct node *row)
+{
+	struct remote_node *n = remote_node_get(g, row->name);
+	if (!n)
+		return -ENOBUFS;
+	if (row->link[0] && addr_parse(row->link, &n->link) < 0)
+		return -EBADMSG;
+	if (row->data[0] && addr_parse(row->data, &n->data) < 0)
+		return -EBADMSG;
+	for (size_t i = 0; i < row->n_addresses; i++)
+		if (addr_parse(row->addresses[i], &n->addresses[n->n_addresses++]) < 0)
+			return -EBADMSG;
+	return 0;
+}
+
+static void conn_peer_down(struct guard *g, const struct remote_node *n)
+{
+	Belay__ConnPeerDown d = BELAY__CONN_PEER_DOWN__INIT;
+	Belay__ToConn m = BELAY__TO_CONN__INIT;
+	d.node = pb_text(n->name);
+	m.body_case = BELAY__TO_CONN__BODY_PEER_DOWN;
+	m.peer_down = &d;
+	if (arrow_up(g, ROLE_CONN) && arrow_send(g, ROLE_CONN, &m.base, NULL, 0) < 0)
+		log_error("cannot tell conn that node %s is gone", n->name);
+}
+
+static void link_drop(struct guard *g, const char *node, const char *why)
+{
+	Belay__LinkDrop d = BELAY__LINK_DROP__INIT;
+	Belay__ToLink m = BELAY__TO_LINK__INIT;
+	d.node = pb_text(node);
+	d.why = pb_text(why);
+	m.body_case = BELAY__TO_LINK__BODY_DROP;
+	m.drop = &d;
+	if (arrow_up(g, ROLE_LINK) && arrow_send(g, ROLE_LINK, &m.base, NULL, 0) < 0)
+		log_error("cannot tell link to drop node %s", node);
+}
+
+static void node_down(struct guard *g, struct remote_node *n, const char *why)
+{
+	if (n->linked)
+		admin_log(g, "node-down", n->name, 0);
+	n->linked = n->ready = false;
+	secret_clear(&n->exporter);
+	secret_clear(&n->data_secret);
+	n->changed_ms = clock_wall_ms();
+	snprintf(n->why, sizeof(n->why), "%s", why);
+	remote_opens_drop(g, n);
+}
+
+void remote_node_forget(struct guard *g, struct remote_node *n, const char *why)
+{
+	struct remote *r = g->remote;
+	node_down(g, n, why);
+	struct channel *c = channel_first(g), *next;
+	for (; c; c = next) {
+		next = channel_next(c);
+		if (c->via == CHANNEL_REMOTE &&
+			((c->from && strcmp(c->from->node, n->name) == 0) ||
+				(c->to && strcmp(c->to->node, n->name) == 0)))
+			channel_end(g, c, "the node was removed");
+	}
+	conn_peer_down(g, n);
+	link_drop(g, n->name, why);
+	for (size_t i = 0; i < r->n_nodes; i++)
+		if (r->nodes[i] == n)
+			r->nodes[i] = r->nodes[--r->n_nodes];
+	n->gone = true;
+	if (!n->n_asking)
+		free(n);
+	remote_tell_peers(g);
+}
+
+void remote_surprise(struct guard *g, struct remote_node *n, const char *what)
+{
+	char text[REASON_MAX];
+	snprintf(text, sizeof(text), "node %s: %s", n->name, what);
+	log_peer("%s; its link ends", text);
+	admin_log(g, "node-surprise", text, 0);
+	link_drop(g, n->name, what);
+	node_down(g, n, what);
+}
+
+/* ---- messages out ---- */
+
+int remote_send(struct guard *g, const struct remote_node *n, const Belay__NodeMessage *m)
+{
+	size_t len = belay__node_message__get_packed_size(m);
+	if (!n->linked || !arrow_up(g, ROLE_LINK))
+		return -ENOTCONN;
+	_cleanup_free_ uint8_t *buf = malloc(len ? len : 1);
+	if (!buf)
+		return -ENOMEM;
+	belay__node_message__pack(m, buf);
+	Belay__LinkSend s = BELAY__LINK_SEND__INIT;
+	Belay__ToLink out = BELAY__TO_LINK__INIT;
+	s.node = pb_text(n->name);
+	s.message = pb_bytes(buf, len);
+	out.body_case = BELAY__TO_LINK__BODY_SEND;
+	out.send = &s;
+	int r = arrow_send(g, ROLE_LINK, &out.base, NULL, 0);
+	secret_zero(buf, len); /* a channel key may be in it */
+	return r;
+}
+
+void remote_tell_peers(struct guard *g)
+{
+	struct remote *r = g->remote;
+	Belay__LinkPeer peers[REMOTE_NODES_MAX], *list[REMOTE_NODES_MAX];
+	Belay__Addr addrs[REMOTE_NODES_MAX];
+	Belay__LinkPeers p = BELAY__LINK_PEERS__INIT;
+	Belay__ToLink m = BELAY__TO_LINK__INIT;
+	for (size_t i = 0; i < r->n_nodes; i++) {
+		if (!r->nodes[i]->link.ip_len)
+			continue;
+		belay__link_peer__init(&peers[p.n_peer]);
+		addrs[p.n_peer] = pb_addr(&r->nodes[i]->link);
+		peers[p.n_peer].node = r->nodes[i]->name;
+		peers[p.n_peer].address = &addrs[p.n_peer];
+		list[p.n_peer] = &peers[p.n_peer];
+		p.n_peer++;
+	}
+	p.peer = list;
+	p.self = g->node;
+	m.body_case = BELAY__TO_LINK__BODY_PEERS;
+	m.peers = &p;
+	if (arrow_up(g, ROLE_LINK) && arrow_send(g, ROLE_LINK, &m.base, NULL, 0) < 0)
+		log_error("cannot tell link the list of nodes");
+}
+
+static void tell_conn(struct guard *g, const struct remote_node *n)
+{
+	Belay__ConnPeer p = BELAY__CONN_PEER__INIT;
+	Belay__ToConn m = BELAY__TO_CONN__INIT;
+	Belay__Addr data = pb_addr(&n->data);
+	p.node = pb_text(n->name);
+	p.self = g->node;
+	p.secret = pb_bytes(n->data_secret.bytes, SECRET_LEN);
+	p.we_dial = n->we_dialed;
+	p.data = &data;
+	m.body_case = BELAY__TO_CONN__BODY_PEER;
+	m.peer = &p;
+	if (arrow_up(g, ROLE_CONN) && arrow_send(g, ROLE_CONN, &m.base, NULL, 0) < 0)
+		log_error("cannot tell conn of node %s", n->name);
+}
+
+/* ---- link's events ---- */
+
+static int take_up(struct guard *g, const Belay__LinkUp *m)
+{
+	if (m->exporter.len != SECRET_LEN || m->n_addresses > NODE_ADDRESSES_MAX)
+		return -EBADMSG;
+	if (registry_revoked(g->registry, REVOKED_NODE, m->node, 0)) {
+		link_drop(g, m->node, "this node was removed");
+		admin_log(g, "node-surprise", m->node, -EKEYREVOKED);
+		return 0;
+	}
+	struct remote_node *n = remote_node_get(g, m->node);
+	if (!n) {
+		link_drop(g, m->node, "too many nodes");
+		return 0;
+	}
+	if (n->linked)
+		node_down(g, n, "replaced by a newer link");
+	n->n_addresses = 0;
+	for (size_t i = 0; i < m->n_addresses; i++)
+		if (addr_parse(m->addresses[i], &n->addresses[n->n_addresses]) == 0)
+			n->n_addresses++;
+	n->linked = true;
+	n->we_dialed = m->we_dialed;
+	n->changed_ms = clock_wall_ms();
+	n->why[0] = '\0';
+	memcpy(n->exporter.bytes, m->exporter.data, SECRET_LEN);
+	random_bytes(n->nonce, sizeof(n->nonce));
+	admin_log(g, "node-up", n->name, 0);
+	Belay__NodeHello h = BELAY__NODE_HELLO__INIT;
+	Belay__NodeMessage out = BELAY__NODE_MESSAGE__INIT;
+	Belay__Addr data = pb_addr(&g->remote->data);
+	h.node = g->node;
+	h.version = REMOTE_VERSION;
+	h.nonce = pb_bytes(n->nonce, sizeof(n->nonce));
+	h.data = &data;
+	h.boot = g->remote->boot;
+	out.body_case = BELAY__NODE_MESSAGE__BODY_HELLO;
+	out.hello = &h;
+	if (remote_send(g, n, &out) < 0)
+		log_error("cannot greet node %s", n->name);
+	return 0;
+}
+
+static void take_hello(struct guard *g, struct remote_node *n, const Belay__NodeHello *m)
+{
+	struct error e = ERROR_INIT;
+	struct addr data;
+	if (n->ready || strcmp(m->node, n->name) != 0 || m->nonce.len != REMOTE_NONCE_LEN ||
+		pb_addr_read(m->data, &data) < 0) {
+		remote_surprise(g, n, "its greeting is not one");
+		return;
+	}
+	if (m->version != REMOTE_VERSION) {
+		remote_surprise(
+			g, n, "it speaks another version of the protocol (upgrade the older node)");
+		return;
+	}
+	const uint8_t *dialer = n->we_dialed ? n->nonce : m->nonce.data;
+	const uint8_t *answerer = n->we_dialed ? m->nonce.data : n->nonce;
+	if (channel_data_secret(&n->exporter, dialer, answerer, &n->data_secret) < 0) {
+		remote_surprise(g, n, "no key could be derived");
+		return;
+	}
+	if (data.ip_len)
+		n->data = data;
+	n->ready = true;
+	if (remote_node_save(g, n, &e) < 0)
+		log_error("%s", e.text);
+	tell_conn(g, n);
+}
+
+static void take_message(struct guard *g, struct remote_node *n, Belay__NodeMessage *m)
+{
+	if (m->body_case == BELAY__NODE_MESSAGE__BODY_HELLO) {
+		take_hello(g, n, m->hello);
+		return;
+	}
+	if (!n->ready) {
+		remote_surprise(g, n, "it does not greet first");
+		return;
+	}
+	if (m->body_case == BELAY__NODE_MESSAGE__BODY_OPEN)
+		remote_take_open(g, n, m->open);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_ANSWER)
+		remote_take_answer(g, n, m->answer);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_END)
+		remote_take_end(g, n, m->end);
+	/* Anything else is of a newer version: ignored, as unknown fields are. */
+}
+
+static int take_received(struct guard *g, const Belay__LinkReceived *in)
+{
+	struct remote_node *n = remote_node_find(g, in->node);
+	if (!n || !n->linked)
+		return 0; /* sent before we ended the link */
+	Belay__NodeMessage *m = ipc_unpack_lenient(
+		&belay__node_message__descriptor, in->message.data, in->message.len);
+	if (!m)
+		remote_surprise(g, n, "it sent what is no message");
+	else
+		take_message(g, n, m);
+	ipc_free(m);
+	return 0;
+}
+
+int remote_link_message(struct guard *g, const void *from_link)
+{
+	const Belay__FromLink *m = from_link;
+	struct remote_node *n;
+	switch (m->body_case) {
+	case BELAY__FROM_LINK__BODY_UP:
+		return take_up(g, m->up);
+	case BELAY__FROM_LINK__BODY_DOWN:
+		n = remote_node_find(g, m->down->node);
+		if (n)
+			node_down(g, n, m->down->why);
+		return 0;
+	case BELAY__FROM_LINK__BODY_RECEIVED:
+		return take_received(g, m->received);
+	case BELAY__FROM_LINK__BODY_JOIN_REQUEST:
+		remote_take_join(g, m->join_request);
+		return 0;
+	case BELAY__FROM_LINK__BODY_JOINED: /* after its time-out */
+		return 0;
+	default:
+		return -EBADMSG;
+	}
+}
+
+int remote_conn_message(struct guard *g, const void *from_conn)
+{
+	const Belay__FromConn *m = from_conn;
+	if (m->body_case != BELAY__FROM_CONN__BODY_DATA_DOWN)
+		/* An answer whose question was dropped meanwhile is no surprise. */
+		return m->body_case == BELAY__FROM_CONN__BODY_OPENED ||
+				       m->body_case == BELAY__FROM_CONN__BODY_STATS
+			       ? 0
+			       : -EBADMSG;
+	log_info("data connection to node %s: %s", m->data_down->node, m->data_down->why);
+	if (m->data_down->tampered)
+		admin_log(g, "tamper", m->data_down->node, 0);
+	return 0;
+}
+
+/* ---- arrows ---- */
+
+static void tell_dispatcher(struct guard *g)
+{
+	char link[ADDR_TEXT_MAX], data[ADDR_TEXT_MAX];
+	Belay__Listen l = BELAY__LISTEN__INIT;
+	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
+	addr_format(&g->remote->listen, true, link);
+	addr_format(&g->remote->data, true, data);
+	l.link = link;
+	l.data = data;
+	m.body_case = BELAY__FROM_COMPONENT__BODY_LISTEN;
+	m.listen = &l;
+	if (g->node[0] && ipc_send(&g->component.dispatcher, &m.base, NULL, 0) < 0)
+		log_error("cannot ask the dispatcher to listen for nodes");
+}
+
+int remote_listen_answer(struct guard *g, const void *listen)
+{
+	const Belay__Listen *l = listen;
+	if (l->error) {
+		log_error("cannot listen for other nodes on %s and %s: %s (try another --listen)",
+			l->link, l->data, strerror(-l->error));
+		admin_log(g, "node-listen", l->link, l->error);
+	}
+	return 0;
+}
+
+void remote_arrow_up(struct guard *g, enum role role)
+{
+	if (role == ROLE_LINK)
+		remote_tell_peers(g);
+	for (size_t i = 0; role == ROLE_CONN && i < g->remote->n_nodes; i++)
+		if (g->remote->nodes[i]->ready)
+			tell_conn(g, g->remote->nodes[i]);
+}
+
+void remote_arrow_down(struct guard *g, enum role role)
+{
+	for (size_t i = 0; role == ROLE_LINK && i < g->remote->n_nodes; i++)
+		node_down(g, g->remote->nodes[i], "this node's link process is away");
+}
+
+/* ---- life ---- */
+
+static int self_save(struct guard *g, struct error *e)
+{
+	char text[REGISTRY_META_MAX / 8], a[ADDR_TEXT_MAX], b[ADDR_TEXT_MAX];
+	addr_format(&g->remote->listen, true, a);
+	addr_format(&g->remote->data, true, b);
+	int len = snprintf(text, sizeof(text), "%s %s %s", g->node, a, b);
+	for (size_t i = 0; i < g->n_addresses; i++) {
+		addr_format(&g->addresses[i], false, a);
+		len += snprintf(text + len, sizeof(text) - (size_t)len, " %s", a);
+	}
+	return registry_meta_set(g->registry, META_SELF, text, (size_t)len, e);
+}
+
+static int self_load(struct guard *g)
+{
+	char text[REGISTRY_META_MAX / 8 + 1], *save, *word;
+	size_t len;
+	int r = registry_meta_get(g->registry, META_SELF, text, sizeof(text) - 1, &len);
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	text[len] = '\0';
+	size_t at = 0;
+	for (word = strtok_r(text, " ", &save); word; word = strtok_r(NULL, " ", &save), at++) {
+		if (at == 0)
+			snprintf(g->node, sizeof(g->node), "%s", word);
+		else if (at <= 2)
+			r = addr_parse(word, at == 1 ? &g->remote->listen : &g->remote->data);
+		else if (g->n_addresses < NODE_ADDRESSES_MAX)
+			r = addr_parse(word, &g->addresses[g->n_addresses++]);
+		if (r < 0)
+			return -EBADMSG;
+	}
+	return at < 3 ? -EBADMSG : 0;
+}
+
+int remote_self_set(struct guard *g, const char *name, const struct addr *addresses,
+	size_t n_addresses, const struct addr *listen, const struct addr *data, struct error *e)
+{
+	snprintf(g->node, sizeof(g->node), "%s", name);
+	memcpy(g->addresses, addresses, n_addresses * sizeof(*addresses));
+	g->n_addresses = n_addresses;
+	g->remote->listen = *listen;
+	g->remote->data = *data;
+	int r = self_save(g, e);
+	if (r < 0)
+		return r;
+	guard_addresses_changed(g);
+	tell_dispatcher(g);
+	remote_tell_peers(g);
+	return 0;
+}
 
 int remote_init(struct guard *g, struct error *e)
 {
-	(void)g, (void)e;
+	g->remote = calloc(1, sizeof(*g->remote));
+	if (!g->remote)
+		return error_set(e, -ENOMEM, "out of memory");
+	uv_timer_init(&g->component.loop, &g->remote->timer);
+	g->remote->timer.data = g;
+	random_bytes(&g->remote->boot, sizeof(g->remote->boot));
+	int r = self_load(g);
+	const struct node *row;
+	for (size_t i = 0; r == 0 && (row = registry_node(g->registry, i)) != NULL; i++)
+		r = node_load(g, row);
+	if (r < 0)
+		return error_errno(e, r, "the registry's list of nodes cannot be read");
+	tell_dispatcher(g);
 	return 0;
 }
 
 void remote_deinit(struct guard *g)
 {
-	(void)g;
-}
-
-const char *remote_node_of(struct guard *g, const struct addr *a)
-{
-	(void)g, (void)a;
-	return NULL;
-}
-
-int remote_connect(struct job *j, const char *node)
-{
-	(void)j, (void)node;
-	return -ENETUNREACH;
-}
-
-void remote_job_gone(struct job *j)
-{
-	(void)j;
-}
-
-void remote_channel_ended(struct guard *g, const struct channel *c, const char *reason)
-{
-	(void)g, (void)c, (void)reason;
-}
-
-void remote_arrow_up(struct guard *g, enum role role)
-{
-	(void)g, (void)role;
-}
-
-void remote_arrow_down(struct guard *g, enum role role)
-{
-	(void)g, (void)role;
-}
-
-int remote_link_message(struct guard *g, const void *from_link)
-{
-	(void)g, (void)from_link;
-	return 0;
-}
-
-int remote_conn_message(struct guard *g, const void *from_conn)
-{
-	(void)g, (void)from_conn;
-	return 0;
-}
-
-int remote_listen_answer(struct guard *g, const void *listen)
-{
-	(void)g, (void)listen;
-	return 0;
-}
-
-void remote_control(struct guard *g, uint64_t client, const void *node_request)
-{
-	(void)node_request;
-	control_error(g, client, -ENOSYS, "this instance cannot join nodes");
+	if (!g->remote)
+		return;
+	for (size_t i = 0; i < g->remote->n_nodes; i++) {
+		remote_opens_drop(g, g->remote->nodes[i]);
+		secret_zero(g->remote->nodes[i], sizeof(*g->remote->nodes[i]));
+		free(g->remote->nodes[i]);
+	}
+	g->remote->n_nodes = 0;
+	uv_close((uv_handle_t *)&g->remote->timer,
+		NULL); /* part of *remote, which stays: the process ends */
 }
 
 void remote_status(struct guard *g, char *ret_node, size_t len)
 {
-	(void)g;
-	if (len)
-		ret_node[0] = '\0';
+	snprintf(ret_node, len, "%s", g->node);
 }

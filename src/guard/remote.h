@@ -1,0 +1,93 @@
+/*
+ * The node-to-node side of the guard, inside: remote.c holds who the nodes are and their links,
+ * remote_open.c a channel's opening from both sides, remote_node.c the verbs of `belay node`.
+ *
+ * Trust: link says which node a message is from (its certificate's name and addresses); everything
+ * in the message is that node's word about its own programs, and is refused when it speaks of
+ * anything else.
+ */
+#pragma once
+
+#include "base/secret.h"
+#include "guard/guard.h"
+#include "link.pb-c.h"
+#include "node.pb-c.h"
+
+#define REMOTE_NODES_MAX 256
+#define REMOTE_OPENS_MAX 256 /* requests under way, for each node and direction */
+#define REMOTE_OPEN_MS 3000
+#define REMOTE_NONCE_LEN 32
+#define REMOTE_INVITES_MAX 64
+#define REMOTE_INVITE_MS (3600u * 1000)
+#define REMOTE_VERSION 1
+
+struct asking;
+struct serving;
+
+struct remote_node {
+	char name[NAME_MAX_LEN];
+	struct addr addresses[NODE_ADDRESSES_MAX]; /* its certificate's; before its first link: as
+						      invited */
+	size_t n_addresses;
+	struct addr link, data; /* where to dial; ip_len 0: not known */
+	bool linked, ready;     /* TLS is up; and hello was exchanged */
+	bool we_dialed;
+	struct secret exporter, data_secret;
+	uint8_t nonce[REMOTE_NONCE_LEN];
+	uint64_t changed_ms;  /* wall clock */
+	char why[REASON_MAX]; /* down: why */
+	TAILQ_HEAD(, asking) asking;
+	TAILQ_HEAD(, serving) serving;
+	size_t n_asking, n_serving;
+	bool gone; /* forgotten; its memory goes with the last of asking */
+};
+
+struct invite {
+	uint8_t hash[32]; /* SHA-256 of the token's random bytes */
+	char node[NAME_MAX_LEN];
+	struct addr addresses[NODE_ADDRESSES_MAX];
+	size_t n_addresses;
+	uint64_t until_ms;
+};
+
+struct remote {
+	struct remote_node *nodes[REMOTE_NODES_MAX];
+	size_t n_nodes;
+	struct invite invites[REMOTE_INVITES_MAX];
+	size_t n_invites;
+	struct addr listen, data; /* this node's */
+	uint64_t last_request, boot;
+	uv_timer_t timer;      /* stands at the earliest deadline of what we asked */
+	const uint8_t *ending; /* channel whose end the other node has just told us */
+};
+
+/* remote.c */
+struct remote_node *remote_node_find(struct guard *g, const char *name);
+/* Finds or makes; NULL when there are too many. */
+struct remote_node *remote_node_get(struct guard *g, const char *name);
+/* Everything with that node ends; nothing of it is left but the channels' last entries. */
+void remote_node_forget(struct guard *g, struct remote_node *n, const char *why);
+int remote_send(
+	struct guard *g, const struct remote_node *n, const Belay__NodeMessage *m) _must_check_;
+void remote_tell_peers(struct guard *g);
+/* Writes what is known of the node into the registry. */
+int remote_node_save(struct guard *g, const struct remote_node *n, struct error *e) _must_check_;
+/* This node's own name, addresses and ports: kept, told to fabric and dispatcher. */
+int remote_self_set(struct guard *g, const char *name, const struct addr *addresses,
+	size_t n_addresses, const struct addr *listen, const struct addr *data,
+	struct error *e) _must_check_;
+/* A node of ours (also this one) or an invitation that has the address; NULL: free. */
+const char *remote_address_taken(struct guard *g, const struct addr *a);
+/* The other node did what no honest one does: audited, its link ends. */
+void remote_surprise(struct guard *g, struct remote_node *n, const char *what);
+
+/* remote_open.c */
+void remote_take_open(struct guard *g, struct remote_node *n, Belay__ChannelOpen *m);
+void remote_take_answer(struct guard *g, struct remote_node *n, Belay__ChannelAnswer *m);
+void remote_take_end(struct guard *g, struct remote_node *n, const Belay__ChannelEnd *m);
+/* The link is down: what is under way over it fails. */
+void remote_opens_drop(struct guard *g, struct remote_node *n);
+void remote_open_timer(uv_timer_t *t);
+
+/* remote_node.c */
+void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m);
