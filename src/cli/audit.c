@@ -23,10 +23,10 @@ int audit_dir_open(const char *dir, int *ret_fd, char ret_key[AUDIT_KEY_TEXT_MAX
 	_cleanup_reply_ Belay__ControlReply *reply = NULL;
 	ret_key[0] = '\0';
 	if (!dir) {
-		Belay__StatusRequest s = BELAY__STATUS_REQUEST__INIT;
+		Belay__AuditRequest s = BELAY__AUDIT_REQUEST__INIT;
 		Belay__ControlRequest rq = BELAY__CONTROL_REQUEST__INIT;
-		rq.body_case = BELAY__CONTROL_REQUEST__BODY_STATUS;
-		rq.status = &s;
+		rq.body_case = BELAY__CONTROL_REQUEST__BODY_AUDIT;
+		rq.audit = &s;
 		int r = cli_call(&call, &rq, NULL, 0, &reply);
 		if (r != EXIT_OK)
 			return r;

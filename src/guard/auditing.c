@@ -14,16 +14,23 @@
 #include "audit/audit.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "guard/control.h"
 #include "guard/pb.h"
 #include "signer.pb-c.h"
 
 #define AUDIT_DIR "audit"
+#define AUDITING_WAITS_MAX 32
 
 struct auditing {
 	struct audit_log *log;
 	uv_timer_t timer;
 	char origin[AUDIT_ORIGIN_MAX];
 	bool key_known, broken;
+	uint64_t sealed_to; /* entries of the checkpoint under way */
+	struct {
+		uint64_t client, size;
+	} waiting[AUDITING_WAITS_MAX];
+	size_t n_waiting;
 };
 
 static void timer_fired(uv_timer_t *t);
@@ -97,6 +104,21 @@ static int record(struct guard *g, const struct audit_record *r)
 
 /* ---- checkpoints ---- */
 
+/* Answers who waited for entries that are sealed now; all of them when there is no hope. */
+static void waits_answer(struct guard *g, uint64_t sealed)
+{
+	struct auditing *a = g->auditing;
+	for (size_t i = a->n_waiting; i-- > 0;) {
+		if (a->waiting[i].size > sealed)
+			continue;
+		uint64_t client = a->waiting[i].client;
+		a->waiting[i] = a->waiting[--a->n_waiting];
+		control_sealed(g, client);
+	}
+}
+
+static void checkpoint_begin(struct guard *g);
+
 static void checkpoint_signed(
 	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
 {
@@ -110,27 +132,31 @@ static void checkpoint_signed(
 	if (error) {
 		log_warn("no checkpoint: %s", strerror(-error));
 		audit_checkpoint_failed(a->log);
+		waits_answer(g, UINT64_MAX);
 		if (error == -EPIPE)
 			return; /* auditing_signer_up() goes on */
 	}
-	timer_arm(g);
+	waits_answer(g, a->sealed_to);
+	if (a->n_waiting)
+		checkpoint_begin(g);
+	else
+		timer_arm(g);
 }
 
-static void timer_fired(uv_timer_t *t)
+static void checkpoint_begin(struct guard *g)
 {
-	struct guard *g = t->data;
 	struct auditing *a = g->auditing;
 	uint8_t root[AUDIT_ROOT_LEN];
 	uint64_t size;
-	if (!a->key_known || audit_checkpoint_wait_ms(a->log, clock_mono_ms()) > 0) {
-		timer_arm(g);
-		return;
-	}
 	int r = audit_checkpoint_root(a->log, &size, root);
+	if (r == -EALREADY)
+		return; /* its answer looks again */
 	if (r < 0) {
 		log_warn("cannot begin a checkpoint: %s", strerror(-r));
+		waits_answer(g, UINT64_MAX);
 		return;
 	}
+	a->sealed_to = size;
 	Belay__SignCheckpoint o = BELAY__SIGN_CHECKPOINT__INIT;
 	Belay__ToSigner m = BELAY__TO_SIGNER__INIT;
 	o.origin = a->origin;
@@ -140,8 +166,32 @@ static void timer_fired(uv_timer_t *t)
 	m.checkpoint = &o;
 	r = arrow_call(
 		g, ROLE_SIGNER, &m.base, NULL, 0, CALL_NOWAIT, checkpoint_signed, NULL, NULL);
-	if (r < 0)
+	if (r < 0) {
 		audit_checkpoint_failed(a->log);
+		waits_answer(g, UINT64_MAX);
+	}
+}
+
+static void timer_fired(uv_timer_t *t)
+{
+	struct guard *g = t->data;
+	struct auditing *a = g->auditing;
+	if (a->key_known && audit_checkpoint_wait_ms(a->log, clock_mono_ms()) == 0)
+		checkpoint_begin(g);
+	else
+		timer_arm(g);
+}
+
+void auditing_seal(struct guard *g, uint64_t client)
+{
+	struct auditing *a = g->auditing;
+	if (!a->key_known || !audit_unsealed(a->log) || a->n_waiting == AUDITING_WAITS_MAX) {
+		control_sealed(g, client);
+		return;
+	}
+	a->waiting[a->n_waiting].client = client;
+	a->waiting[a->n_waiting++].size = audit_size(a->log);
+	checkpoint_begin(g);
 }
 
 static void key_told(

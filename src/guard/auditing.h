@@ -12,6 +12,10 @@ void auditing_deinit(struct guard *g);
 /* The signer answers: entries since the last checkpoint are signed for now and then by a timer. */
 void auditing_signer_up(struct guard *g);
 
+/* Seals what is logged so far, then control_sealed(client); at once when that cannot be done now.
+ */
+void auditing_seal(struct guard *g, uint64_t client);
+
 int auditing_decision(struct guard *g, const struct endpoint_question *q, const struct verdict *v,
 	uint64_t tree) _must_check_;
 int auditing_policy(struct guard *g, uint32_t uid, const char *detail, const uint8_t sha256[32],

@@ -52,4 +52,5 @@ void control_channels(struct client *c, const Belay__ChannelsRequest *m);
 void control_why(struct client *c, const Belay__WhyRequest *m);
 void control_whoami(struct client *c, const Belay__WhoamiRequest *m);
 void control_audit(struct client *c);
+void control_sealed(struct guard *g, uint64_t client); /* the log is sealed for this client */
 void control_run(struct client *c, const Belay__RunRequest *m);

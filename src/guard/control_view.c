@@ -69,13 +69,12 @@ void control_status(struct client *c)
 {
 	struct guard *g = c->guard;
 	Belay__ComponentRow row[_ROLE_N], *rows[_ROLE_N];
-	char *warn[8], policy[160], audit[HERITAGE_DIR_MAX + 32];
+	char *warn[8], policy[160], audit[sizeof(g->state_path) + 8];
 	Belay__StatusReply s = BELAY__STATUS_REPLY__INIT;
 	Belay__ControlReply m = BELAY__CONTROL_REPLY__INIT;
 	bool host = g->component.heritage.host;
 	policies_describe(g, policy, sizeof(policy));
-	snprintf(audit, sizeof(audit), "%s/state/guard/audit",
-		host ? BELAY_HOST_STATE : g->component.heritage.dir);
+	snprintf(audit, sizeof(audit), "%s/audit", g->state_path);
 	s.kind = pb_text(host ? "host" : "private");
 	s.dir = g->component.heritage.dir;
 	s.version = pb_text(BELAY_VERSION);
@@ -100,9 +99,17 @@ void control_status(struct client *c)
 	control_reply(g, c->id, &m);
 }
 
+/* Who reads the log wants what has happened so far to be sealed: the answer waits for that. */
 void control_audit(struct client *c)
 {
-	control_status(c);
+	auditing_seal(c->guard, c->id);
+}
+
+void control_sealed(struct guard *g, uint64_t client)
+{
+	struct client *c = control_client(g, client);
+	if (c)
+		control_status(c);
 }
 
 /* ---- channels ---- */

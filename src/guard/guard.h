@@ -314,6 +314,7 @@ struct guard {
 	uint8_t hash_key[16]; /* the state table's: for tables a program can fill, and principals */
 	uint64_t facts; /* counts changes of registry and policy: older matches are made again */
 	uint64_t started_ms;
+	char state_path[HERITAGE_DIR_MAX + 64]; /* of our directory; for people */
 	bool restored; /* the fabric has been held against the tables: questions are answered */
 };
 

@@ -160,6 +160,10 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	read_resolvers(g);
+	char link[32];
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", g->component.heritage.state_dir);
+	if (readlink(link, g->state_path, sizeof(g->state_path) - 1) < 0)
+		g->state_path[0] = '\0';
 	struct sandbox_path paths[] = {{.fd = g->component.heritage.state_dir, .write = true},
 		{.path = "/etc/passwd", .fd = -1}};
 	struct sandbox_args args = {.paths = paths, .n_paths = ARRAY_LEN(paths)};

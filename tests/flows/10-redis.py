@@ -84,7 +84,7 @@ def test_benchmark_runs_and_channels_are_listed(w):
     w.belay("revoke", "bench")
     wait_for("revoked channels are gone within a second",
              lambda: not [c for c in w.channels() if c["from"]["program"] == "bench"], 2)
-    wait_for("the benchmark ended", lambda: b.poll() is not None)
+    b.kill()  # when a write was what met the end, redis-benchmark turns in circles by itself
     r = w.run("redis-benchmark", "-n", "10", "-c", "1", check=False)
     assert r.returncode or "ermission denied" in r.stderr + r.stdout, r
     w.belay("revoke", "bench", "--undo")
