@@ -193,6 +193,22 @@ static void listen_serve(struct enforce *e, struct request *r)
 
 /* ---- dispatch ---- */
 
+/* As the call itself would say. The descriptor may be of any file, which is why it is not just
+ * closed. */
+static void not_a_socket(struct enforce *e, struct request *r)
+{
+	struct tree *t = r->tree;
+	int error = r->family;
+	bool kept = target_discard(r->sock);
+	r->sock = -1;
+	call_reply(e, r, error, 0);
+	if (!kept) {
+		log_warn("tree %llu offers files that do not close", (unsigned long long)t->id);
+		question_tree_gone(e, t->id);
+		tree_remove(t);
+	}
+}
+
 /* 1: the socket is of the fabric; 0: of the tree's own kind (Unix, netlink); else answered. */
 static int sock_take(struct enforce *e, struct request *r)
 {
@@ -212,8 +228,10 @@ static int sock_take(struct enforce *e, struct request *r)
 	}
 	r->family = bad ? 0 : sock_domain(r->sock);
 	r->type = bad ? 0 : sock_int(r->sock, SOL_SOCKET, SO_TYPE);
-	if (!bad && r->family < 0)
-		bad = r->family; /* ENOTSOCK, as the call itself would say */
+	if (!bad && r->family < 0) {
+		not_a_socket(e, r);
+		return -ENOTSOCK;
+	}
 	if (!bad && (r->family == AF_UNIX || r->family == AF_NETLINK))
 		return 0;
 	if (!bad && r->family != AF_INET && r->family != AF_INET6)

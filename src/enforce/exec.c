@@ -7,7 +7,6 @@
  * thread seized; it is let go after EXEC_WAIT_MS. Input: stop reports of the kernel. Cost: one
  * seizing, one stop, one detaching and the question; all of it once an exec.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <linux/netlink.h>
 #include <signal.h>
@@ -26,7 +25,6 @@
 #include "enforce/target.h"
 
 #define OPTIONS (PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)
-#define DESCRIPTORS_MAX 65536 /* looked at, of one process */
 
 static void *word(long v)
 {
@@ -79,31 +77,6 @@ static void exec_release(struct enforce *e, struct exec *x, long sig)
 
 /* ---- sockets of a process ---- */
 
-/* Calls fn with a duplicate of each socket until it returns false. False: there were too many. */
-static bool each_socket(pid_t pid, bool (*fn)(void *ctx, int fd), void *ctx)
-{
-	char path[64], link[64];
-	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-	DIR *d = opendir(path);
-	if (!d)
-		return false;
-	struct dirent *ent;
-	int looked = 0;
-	bool go = true;
-	while (go && (ent = readdir(d)) && ++looked <= DESCRIPTORS_MAX) {
-		if (ent->d_name[0] == '.')
-			continue;
-		ssize_t n = readlinkat(dirfd(d), ent->d_name, link, sizeof(link) - 1);
-		if (n < 7 || memcmp(link, "socket:", 7))
-			continue;
-		_cleanup_close_ int fd = target_fd(pid, atoi(ent->d_name));
-		if (fd >= 0)
-			go = fn(ctx, fd);
-	}
-	closedir(d);
-	return go && looked <= DESCRIPTORS_MAX;
-}
-
 static bool diag_here(void *ctx, int fd)
 {
 	struct tree *t = ctx;
@@ -118,7 +91,7 @@ static bool diag_here(void *ctx, int fd)
 static void seek_diag(struct tree *t, pid_t tid)
 {
 	t->sought_diag = true;
-	(void)each_socket(tid, diag_here, t);
+	(void)target_sockets(tid, diag_here, t);
 	if (t->diag >= 0 && tree_keep(t, "-diag", t->diag) < 0)
 		log_warn("tree %llu: its socket list would not outlive this process",
 			(unsigned long long)t->id);
@@ -181,7 +154,7 @@ void exec_ask(struct enforce *e, struct exec *x)
 	h.e = e;
 	h.n = 0;
 	h.foreign = false;
-	bool complete = each_socket(x->pid, inherited_take, &h);
+	bool complete = target_sockets(x->pid, inherited_take, &h);
 	if (h.foreign && !e->cookie)
 		return; /* which sockets are the fabric's is not known yet: the tick asks again */
 	if (h.foreign) {

@@ -73,7 +73,7 @@ static int enforce_open(struct enforce *e, struct error *err)
 	pool_init(e);
 	LIST_INIT(&e->trees);
 	e->ready = epoll_create1(EPOLL_CLOEXEC);
-	if (e->ready < 0 || watchdog_init() < 0)
+	if (e->ready < 0 || target_init() < 0)
 		return error_errno(err, -errno, "cannot set up");
 	if ((r = uv_poll_init(loop, &e->ready_poll, e->ready)) < 0 ||
 		(r = uv_poll_start(&e->ready_poll, UV_READABLE, ready)) < 0 ||

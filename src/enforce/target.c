@@ -6,14 +6,18 @@
  */
 #include "enforce/target.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -182,12 +186,138 @@ uint64_t sock_cookie_netns(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE_, &v, &len) < 0 ? 0 : v;
 }
 
+static int watchdog_init(void);
+
+/* ---- all sockets of a process ---- */
+
+#define DESCRIPTORS_MAX 65536 /* looked at, of one process */
+
+static bool one_descriptor(pid_t pid, int n, bool (*fn)(void *, int), void *ctx)
+{
+	int fd = target_fd(pid, n);
+	if (fd < 0)
+		return true;
+	if (sock_domain(fd) < 0)
+		return target_discard(fd);
+	bool go = fn(ctx, fd);
+	close(fd);
+	return go;
+}
+
+/* The list may be read by the process's owner alone, on a host somebody else than we are. */
+static DIR *list_open(pid_t pid)
+{
+	char path[64];
+	struct stat st;
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	bool other = stat(path, &st) == 0 && st.st_uid != geteuid();
+	if (other)
+		setfsuid(st.st_uid);
+	DIR *d = opendir(path);
+	if (!d && other)
+		setfsuid(geteuid());
+	return d;
+}
+
+static bool list_walk(DIR *d, pid_t pid, bool (*fn)(void *, int), void *ctx)
+{
+	char link[64];
+	struct dirent *ent;
+	int looked = 0;
+	while ((ent = readdir(d))) {
+		if (ent->d_name[0] == '.')
+			continue;
+		if (++looked > DESCRIPTORS_MAX)
+			return false;
+		ssize_t n = readlinkat(dirfd(d), ent->d_name, link, sizeof(link) - 1);
+		if (n >= 7 && !memcmp(link, "socket:", 7) &&
+			!one_descriptor(pid, atoi(ent->d_name), fn, ctx))
+			return false;
+	}
+	return true;
+}
+
+/* Where even the list is closed (an image its user may not read): every number there can be. */
+static bool numbers_walk(pid_t pid, bool (*fn)(void *, int), void *ctx)
+{
+	_cleanup_free_ char *status = NULL;
+	const char *f = status_read(pid, &status) < 0 ? NULL : status_field(status, "FDSize");
+	int size = f ? atoi(f) : DESCRIPTORS_MAX + 1;
+	if (size > DESCRIPTORS_MAX)
+		return false;
+	for (int i = 0; i < size; i++)
+		if (!one_descriptor(pid, i, fn, ctx))
+			return false;
+	return true;
+}
+
+bool target_sockets(pid_t pid, bool (*fn)(void *ctx, int fd), void *ctx)
+{
+	DIR *d = list_open(pid);
+	if (!d)
+		return numbers_walk(pid, fn, ctx);
+	bool all = list_walk(d, pid, fn, ctx);
+	setfsuid(geteuid());
+	closedir(d);
+	return all;
+}
+
+/* ---- closing what is no socket ---- */
+
+#define DISCARD_MAX 256
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t more;
+	int fd[DISCARD_MAX];
+	size_t n;
+} discard = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, {0}, 0};
+
+static void *discard_run(void *arg)
+{
+	pthread_mutex_lock(&discard.lock);
+	for (;;) {
+		while (!discard.n)
+			pthread_cond_wait(&discard.more, &discard.lock);
+		int fd = discard.fd[--discard.n];
+		pthread_mutex_unlock(&discard.lock);
+		close(fd);
+		pthread_mutex_lock(&discard.lock);
+	}
+	return arg;
+}
+
+bool target_discard(int fd)
+{
+	pthread_mutex_lock(&discard.lock);
+	bool room = discard.n < DISCARD_MAX;
+	if (room) {
+		discard.fd[discard.n++] = fd;
+		pthread_cond_signal(&discard.more);
+	}
+	pthread_mutex_unlock(&discard.lock);
+	return room;
+}
+
+int target_init(void)
+{
+	pthread_t t;
+	sigset_t all, old;
+	int r = watchdog_init();
+	if (r < 0)
+		return r;
+	sigfillset(&all); /* every signal is for the loop's thread */
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = -pthread_create(&t, NULL, discard_run, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r;
+}
+
 static void on_alarm(int signum)
 {
 	(void)signum;
 }
 
-int watchdog_init(void)
+static int watchdog_init(void)
 {
 	struct sigaction a = {.sa_handler = on_alarm}; /* no SA_RESTART: that is the point */
 	return sigaction(SIGALRM, &a, NULL) < 0 ? -errno : 0;

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -29,6 +30,19 @@ struct target_ids {
 };
 int target_ids(pid_t tid, struct target_ids *ret) _must_check_;
 
+/*
+ * Calls fn with a duplicate of each socket of a process that stands still, until it returns false.
+ * False: not all could be looked at.
+ */
+bool target_sockets(pid_t pid, bool (*fn)(void *ctx, int fd), void *ctx);
+
+/*
+ * Closes a program's descriptor that is no socket, on a thread of its own: closing a file can wait
+ * for a file system that a hostile user serves. False: too many wait there already; it is lost.
+ */
+bool target_discard(int fd);
+int target_init(void) _must_check_;
+
 int sock_int(int fd, int level, int option);
 int sock_domain(int fd);
 uint64_t sock_cookie_netns(int fd);
@@ -40,4 +54,3 @@ uint64_t sock_cookie_netns(int fd);
 #define WATCHDOG_MS 10
 void watchdog_start(void);
 void watchdog_stop(void);
-int watchdog_init(void) _must_check_;
