@@ -13,6 +13,7 @@
 #include "attest/request.h"
 #include "base/log.h"
 #include "ipc/component.h"
+#include "sandbox/sandbox.h"
 
 #define MEMORY_NAME "starts" /* what belayd keeps for the next attest */
 
@@ -90,6 +91,8 @@ int main(int argc, char **argv)
 			&s.attest, &memory, &e);
 	if (r == 0 && (r = component_keep(&s.component, MEMORY_NAME, memory)) < 0)
 		error_errno(&e, r, "cannot keep the memory of starts");
+	if (r == 0)
+		r = sandbox_enter(SANDBOX_ATTEST, NULL, &e);
 	if (r < 0) {
 		log_error("%s", e.text[0] ? e.text : strerror(-r));
 		return EXIT_FAILURE;

@@ -46,13 +46,13 @@ void maps_result_done(struct maps_result *r)
 
 /* ---- the list ---- */
 
-static int each_query(int maps, maps_fn fn, void *ctx)
+static int each_query(int maps, bool executable, maps_fn fn, void *ctx)
 {
 	char name[PATH_MAX];
 	uint64_t addr = 0;
-	for (unsigned i = 0; i < MAPS_EXECUTABLE_MAX; i++) {
+	for (unsigned i = 0; i < MAPS_MAX; i++) {
 		struct maps_query q = {.size = sizeof(q),
-			.flags = MAPS_QUERY_EXECUTABLE | MAPS_QUERY_NEXT,
+			.flags = MAPS_QUERY_NEXT | (executable ? MAPS_QUERY_EXECUTABLE : 0),
 			.addr = addr,
 			.name_size = sizeof(name),
 			.name_addr = (uint64_t)(uintptr_t)name};
@@ -60,7 +60,7 @@ static int each_query(int maps, maps_fn fn, void *ctx)
 			return errno == ENOENT ? 0 : -errno;
 		struct mapping m = {.start = q.start,
 			.end = q.end,
-			.executable = true,
+			.executable = (q.vma_flags & MAPS_QUERY_EXECUTABLE) != 0,
 			.major = q.major,
 			.minor = q.minor,
 			.inode = q.inode,
@@ -75,7 +75,7 @@ static int each_query(int maps, maps_fn fn, void *ctx)
 	return -E2BIG;
 }
 
-static int each_text(int maps, maps_fn fn, void *ctx)
+static int each_text(int maps, bool executable, maps_fn fn, void *ctx)
 {
 	char path[64];
 	_cleanup_free_ char *text = NULL;
@@ -88,7 +88,7 @@ static int each_text(int maps, maps_fn fn, void *ctx)
 	char *p = text;
 	struct mapping m;
 	while ((r = parse_maps_next(&p, text + len, &m)) > 0) {
-		if (!m.executable)
+		if (executable && !m.executable)
 			continue;
 		r = fn(ctx, &m);
 		if (r < 0)
@@ -97,10 +97,10 @@ static int each_text(int maps, maps_fn fn, void *ctx)
 	return r;
 }
 
-int maps_each(int maps, bool text, maps_fn fn, void *ctx)
+int maps_each(int maps, bool executable, bool text, maps_fn fn, void *ctx)
 {
-	int r = text ? -ENOTTY : each_query(maps, fn, ctx);
-	return r == -ENOTTY ? each_text(maps, fn, ctx) : r;
+	int r = text ? -ENOTTY : each_query(maps, executable, fn, ctx);
+	return r == -ENOTTY ? each_text(maps, executable, fn, ctx) : r;
 }
 
 /* ---- identity of a mapped file ---- */
@@ -139,11 +139,11 @@ static bool mapped_like(int fd, const struct mapping *m)
 	_cleanup_close_ int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
 	if (file < 0 || maps < 0)
 		return false;
-	void *p = mmap(NULL, 1, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+	void *p = mmap(NULL, 1, PROT_READ, MAP_PRIVATE, file, 0);
 	if (p == MAP_FAILED)
 		return false;
 	id.at = p;
-	int r = maps_each(maps, false, own_mapping, &id);
+	int r = maps_each(maps, false, false, own_mapping, &id);
 	munmap(p, 1);
 	return r == 0 && id.found && id.major == m->major && id.minor == m->minor &&
 	       id.inode == m->inode;
@@ -210,19 +210,22 @@ static int judge_dir(struct judge *j, const char *path, size_t len)
 	return j->dir_fd;
 }
 
-/* The file at path if it is what is mapped and nobody governed can write it; else -1. */
-static int trusted_file(struct judge *j, const char *path, const struct mapping *m)
+/* Is what is mapped the file at path, and can nobody governed write it? One stat where nothing is
+ * odd. */
+static bool trusted_file(struct judge *j, const char *path, const struct mapping *m)
 {
 	struct stat st;
 	const char *slash = strrchr(path, '/');
 	int dir = slash ? judge_dir(j, path, (size_t)(slash - path)) : -1;
-	if (dir < 0)
-		return -1;
+	if (dir < 0 || fstatat(dir, slash + 1, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+		!S_ISREG(st.st_mode) || !trust_stat(&st))
+		return false;
+	if (st.st_dev == makedev(m->major, m->minor) && st.st_ino == m->inode)
+		return true;
 	_cleanup_close_ int fd = openat(dir, slash + 1, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || !trust_stat(&st) ||
-		!is_mapped(fd, &st, m))
-		return -1;
-	return take_fd(&fd);
+	struct stat again;
+	return fd >= 0 && fstat(fd, &again) == 0 && again.st_dev == st.st_dev &&
+	       again.st_ino == st.st_ino && is_mapped(fd, &again, m);
 }
 
 /* The mapped file by any way there is, for hashing; -1 if it is gone or another one is in its
@@ -249,25 +252,18 @@ static int foreign_file(struct judge *j, const struct mapping *m)
 	return -1;
 }
 
-static int judge_foreign(struct judge *j, const struct mapping *m, int fd, bool settled)
+static int judge_foreign(struct judge *j, const struct mapping *m, bool settled)
 {
 	struct maps_result *r = j->ret;
 	uint64_t dev = (uint64_t)m->major << 32 | m->minor;
-	for (size_t i = 0; i < r->n_foreign; i++) {
-		if (r->foreign[i].dev == dev && r->foreign[i].ino == m->inode) {
-			if (fd >= 0)
-				close(fd);
+	for (size_t i = 0; i < r->n_foreign; i++)
+		if (r->foreign[i].dev == dev && r->foreign[i].ino == m->inode)
 			return 0;
-		}
-	}
-	if (r->n_foreign == MAPS_FOREIGN_MAX) {
-		if (fd >= 0)
-			close(fd);
+	if (r->n_foreign == MAPS_FOREIGN_MAX)
 		return -E2BIG;
-	}
 	struct maps_foreign *f = &r->foreign[r->n_foreign++];
 	*f = (struct maps_foreign){.dev = dev, .ino = m->inode, .settled = settled};
-	f->fd = fd >= 0 ? fd : foreign_file(j, m);
+	f->fd = foreign_file(j, m);
 	text_scrub_path(m->path, strlen(m->path), f->path, sizeof(f->path));
 	return 0;
 }
@@ -293,12 +289,8 @@ static int judge_mapping(void *ctx, const struct mapping *m)
 	}
 	if (is_mapped(j->exe, j->exe_st, m))
 		return 0;
-	int fd = trusted_file(j, m->path, m);
-	if (fd >= 0 && in_library_dir(m->path)) {
-		close(fd);
-		return 0;
-	}
-	return judge_foreign(j, m, fd, fd >= 0);
+	bool trusted = trusted_file(j, m->path, m);
+	return trusted && in_library_dir(m->path) ? 0 : judge_foreign(j, m, trusted);
 }
 
 int maps_judge(int proc, int exe, const struct stat *exe_st, bool text, struct maps_result *ret)
@@ -314,7 +306,7 @@ int maps_judge(int proc, int exe, const struct stat *exe_st, bool text, struct m
 	j.root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (j.root < 0)
 		return -errno;
-	int r = maps_each(maps, text, judge_mapping, &j);
+	int r = maps_each(maps, true, text, judge_mapping, &j);
 	if (r < 0)
 		maps_result_done(ret);
 	return r;

@@ -11,9 +11,9 @@
 #include "attest/parse.h"
 #include "identity/evidence.h"
 
-#define MAPS_FOREIGN_MAX 32        /* the limit of evidence.def */
-#define MAPS_TEXT_MAX (8u << 20)   /* the text of /proc/PID/maps, where the kernel has no query */
-#define MAPS_EXECUTABLE_MAX 65536u /* more than the kernel's own default for all mappings */
+#define MAPS_FOREIGN_MAX 32      /* the limit of evidence.def */
+#define MAPS_TEXT_MAX (8u << 20) /* the text of /proc/PID/maps, where the kernel has no query */
+#define MAPS_MAX 262144u /* mappings looked at; four times what the kernel allows by default */
 
 struct maps_foreign {
 	char path[EVIDENCE_FOREIGN_PATH];
@@ -36,6 +36,6 @@ void maps_result_done(struct maps_result *r);
 int maps_judge(int proc, int exe, const struct stat *exe_st, bool text,
 	struct maps_result *ret) _must_check_;
 
-/* Each executable mapping. fn's negative return ends it. */
+/* Each mapping, or each executable one. fn's negative return ends it. */
 typedef int (*maps_fn)(void *ctx, const struct mapping *m);
-int maps_each(int maps, bool text, maps_fn fn, void *ctx) _must_check_;
+int maps_each(int maps, bool executable, bool text, maps_fn fn, void *ctx) _must_check_;

@@ -26,9 +26,16 @@ static const char *const interpreters[] = {
 };
 
 /* Loaders as executables name them; distributions keep these paths for compatibility. */
-static const char *const loaders[] = {"/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux.so.2",
-	"/libx32/ld-linux-x32.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-linux-armhf.so.3",
-	"/lib/ld-musl-x86_64.so.1", "/lib/ld-musl-aarch64.so.1"};
+static const char *const loaders[] = {
+#if defined(__x86_64__)
+	"/lib64/ld-linux-x86-64.so.2",
+	"/lib/ld-linux.so.2",
+	"/lib/ld-musl-x86_64.so.1",
+#elif defined(__aarch64__)
+	"/lib/ld-linux-aarch64.so.1",
+	"/lib/ld-musl-aarch64.so.1",
+#endif
+};
 
 bool program_is_interpreter(const char *path, const struct stat *st)
 {
