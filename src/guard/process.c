@@ -5,6 +5,8 @@
  * cannot have been given to another process, so finding an entry by pid and checking its pidfd is
  * enough. Evidence is good for EVIDENCE_LEASE_MS, for the facts (registry, policy) it was matched
  * against and until the next exec, which enforce reports before the new image's first instruction.
+ * What is taken at that stop has no lease: the loader has not run, so it says nothing of the libraries
+ * (LD_PRELOAD) the image will have mapped by the time it asks for something.
  * Concurrent questions about one process share one attest request.
  *
  * Cost of a question within the lease: one hash probe, one poll(2). Beyond: one message to attest.
@@ -39,6 +41,7 @@ struct process {
 	struct subject *subject;
 	uint64_t taken_ms, facts;
 	struct call *attesting;
+	bool attesting_exec; /* `attesting` is of a process stopped at its exec */
 	TAILQ_HEAD(, process_wait) waits;
 };
 
@@ -252,7 +255,7 @@ static void process_attested(
 	p->start_time = e->start_time;
 	subject_unref(p->subject);
 	p->subject = subject_local(g, e);
-	p->taken_ms = clock_mono_ms();
+	p->taken_ms = p->attesting_exec ? 0 : clock_mono_ms();
 	p->facts = g->facts;
 	process_tell(p, p->subject ? 0 : -ENOMEM);
 }
@@ -262,7 +265,7 @@ static int process_attest(struct process *p, bool at_exec)
 	Belay__AttestProcess body = BELAY__ATTEST_PROCESS__INIT;
 	Belay__ToAttest m = BELAY__TO_ATTEST__INIT;
 	body.pid = p->pid;
-	body.at_exec = at_exec;
+	body.at_exec = p->attesting_exec = at_exec;
 	m.body_case = BELAY__TO_ATTEST__BODY_PROCESS;
 	m.process = &body;
 	return arrow_call(p->guard, ROLE_ATTEST, &m.base, &p->pidfd, 1, CALL_RESEND,
@@ -296,7 +299,7 @@ void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool a
 		fn(g, ctx, -ENOMEM, NULL);
 		return;
 	}
-	if (!at_exec && !p->attesting && p->subject && p->facts == g->facts &&
+	if (!at_exec && !p->attesting && p->subject && p->taken_ms && p->facts == g->facts &&
 		clock_mono_ms() - p->taken_ms < EVIDENCE_LEASE_MS) {
 		free(w);
 		struct subject *s = subject_ref(p->subject);

@@ -17,7 +17,10 @@ def test_postgresql_with_psql_and_pgbench(w):
     if not pg:
         raise Skip("PostgreSQL is not installed")
     pg = pg[-1]
-    uid = UID
+    import pwd
+    uid = pwd.getpwnam("postgres").pw_uid if ROOT else UID   # PostgreSQL wants a user with a name
+    if not w.host:
+        w.become(uid)
     data = os.path.join(w.tmp, "pg")
     os.makedirs(data)
     if ROOT:
@@ -147,7 +150,7 @@ int main(void) { struct sockaddr_in a = {AF_INET, htons(6379), {htonl(INADDR_LOO
     w.policy(LISTEN.format(port=6379))
     s = w.serve("redis-server", "--port", "6379", "--save", "", "--dir", w.tmp)
     wait_for("redis is up", lambda: "Ready to accept" in s.output())
-    assert w.run(exe).stdout == "+PONG\r\n"
+    assert w.run(exe).stdout == "+PONG\n"
 
 
 def test_dual_stack_and_ipv6(w):

@@ -56,6 +56,12 @@ class World:
         self.netns = None    # a network namespace of the test's own, for nodes on a real wire
         self.daemon, self.procs, self.log = None, [], os.path.join(self.tmp, "belayd.log")
 
+    def become(self, uid):
+        """Before start(): the instance and its programs are another user's."""
+        self.uid = uid
+        if ROOT:
+            os.chown(self.tmp, uid, uid)
+
     # -- processes
 
     def popen(self, argv, uid=None, **kw):
