@@ -115,6 +115,30 @@ static void judge_connected(struct job *j, const struct inherited *i)
 		channel_end(g, c, "exec of another image");
 }
 
+static void settled(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
+{
+	(void)g, (void)reply, (void)fds, (void)n_fds;
+	struct job *j = ctx;
+	j->pending = NULL;
+	job_answer(j, error ? -EACCES : 0, NULL);
+}
+
+/*
+ * Orders to end sockets are on their way; the image must not run before they are carried out. The
+ * fabric serves orders in turn, so when it has answered one more, it has done those before.
+ */
+static void answer_when_ended(struct job *j)
+{
+	Belay__FabricStats s = BELAY__FABRIC_STATS__INIT;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	m.body_case = BELAY__TO_FABRIC__BODY_STATS;
+	m.stats = &s;
+	if (arrow_call(j->guard, ROLE_FABRIC, &m.base, NULL, 0, CALL_RESEND, settled, j,
+		    &j->pending) < 0)
+		job_answer(j, -EACCES, "belay: refused: the sockets it inherits cannot be judged");
+}
+
 static void image_known(struct guard *g, void *ctx, int error, struct subject *s)
 {
 	struct job *j = ctx;
@@ -148,7 +172,10 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 		else
 			judge_bound(j, h);
 	}
-	job_answer(j, 0, NULL);
+	if (j->exec->n)
+		answer_when_ended(j);
+	else
+		job_answer(j, 0, NULL);
 }
 
 void exec_start(struct job *j, const Belay__Question *q)

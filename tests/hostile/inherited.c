@@ -23,6 +23,7 @@ int main(int argc, char **argv)
 	}
 	close(fd);
 	waitpid(child, &status, 0);
+	printf("# the other image %s\n", WIFSIGNALED(status) ? "was ended" : "ran");
 	fcntl(s, F_SETFL, O_NONBLOCK);
 	if (read(s, &c, 1) == 1)
 		got_through("another image used this program's connection");
