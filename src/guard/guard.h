@@ -318,6 +318,9 @@ struct guard {
 	bool restored; /* the fabric has been held against the tables: questions are answered */
 };
 
+/* g's component has its loop, heritage and sockets; the rest of *g is zeroed. */
+int guard_open(struct guard *g, struct error *e) _must_check_;
+void guard_close(struct guard *g);
 /* Own addresses or the node's name changed: the fabric is told. */
 void guard_addresses_changed(struct guard *g);
 /* Asks belayd to replace a component that surprised us. */

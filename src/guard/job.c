@@ -136,7 +136,7 @@ static const struct call_shape shapes[] = {
 	[BELAY__QUESTION__CALL__CALL_DISCONNECT] = {true, true, false},
 };
 
-static int question_check(const Belay__Question *q, size_t n_fds, struct addr *ret)
+int question_check(const Belay__Question *q, size_t n_fds, struct addr *ret)
 {
 	if ((size_t)q->call >= ARRAY_LEN(shapes) || !shapes[q->call].known)
 		return -EBADMSG;

@@ -7,6 +7,8 @@ int jobs_init(struct guard *g) _must_check_;
 void jobs_deinit(struct guard *g);
 /* A message of enforce. Negative: a surprise. */
 int jobs_message(struct guard *g, const Belay__FromEnforce *m, int *fds, size_t n_fds);
+/* Pure: a question as it must be, with that many descriptors. Its address, if it has one. */
+int question_check(const Belay__Question *q, size_t n_fds, struct addr *ret) _must_check_;
 /* Questions asked before the fabric was held against the tables are answered now. */
 void jobs_release(struct guard *g);
 

@@ -1,6 +1,6 @@
 /*
- * belay-guard: sets up, enters its sandbox, serves. What each arrow's messages mean is in the table
- * below; every one of them comes from another process and is held against what we asked for.
+ * belay-guard: sets up, enters its sandbox, serves. What the dispatcher brings is taken here; what
+ * each arrow's messages mean is in events.c.
  */
 #include <errno.h>
 #include <sodium.h>
@@ -8,33 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attest.pb-c.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "component.pb-c.h"
-#include "conn.pb-c.h"
-#include "fabric.pb-c.h"
-#include "guard/auditing.h"
-#include "guard/bind.h"
-#include "guard/channel.h"
 #include "guard/control.h"
-#include "guard/events.h"
-#include "guard/grant.h"
-#include "guard/idle.h"
-#include "guard/job.h"
-#include "guard/limit.h"
+#include "guard/guard.h"
 #include "guard/parts.h"
-#include "guard/policies.h"
-#include "guard/process.h"
 #include "guard/publish.h"
-#include "guard/refusals.h"
-#include "guard/state.h"
-#include "guard/tree.h"
 #include "ipc/component.h"
-#include "link.pb-c.h"
-#include "registry/registry.h"
 #include "sandbox/sandbox.h"
-#include "signer.pb-c.h"
 
 /* ---- what the dispatcher brings ---- */
 
@@ -99,55 +81,6 @@ static void read_resolvers(struct guard *g)
 	}
 }
 
-static int open_tables(struct guard *g, struct error *e)
-{
-	bool fresh;
-	int r = state_table_open(g->component.heritage.memory, &g->state, &fresh);
-	if (r < 0)
-		return error_errno(e, r, "cannot map the state table");
-	memcpy(g->hash_key, state_table_key(g->state), sizeof(g->hash_key));
-	r = registry_open(g->component.heritage.state_dir, &g->registry, e);
-	if (r < 0)
-		return r;
-	if ((r = parts_init(g)) < 0 || (r = refusals_init(g)) < 0 || (r = processes_init(g)) < 0 ||
-		(r = binds_init(g)) < 0 || (r = grants_init(g)) < 0 || (r = channels_init(g)) < 0 ||
-		(r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 || (r = controls_init(g)) < 0 ||
-		(r = idle_init(g)) < 0 || (r = policies_init(g)) < 0)
-		return error_errno(e, r, "cannot set up");
-	r = auditing_init(g, e);
-	if (r < 0)
-		return r;
-	r = arrows_init(g, events_arrows);
-	if (r < 0)
-		return error_errno(e, r, "cannot set up");
-	r = remote_init(g, e);
-	if (r < 0)
-		return r;
-	r = restore_load(g);
-	return r < 0 ? error_errno(e, r, "cannot restore the state of before") : 0;
-}
-
-static void close_tables(struct guard *g)
-{
-	controls_deinit(g);
-	jobs_deinit(g);
-	arrows_deinit(g);
-	remote_deinit(g);
-	channels_deinit(g);
-	limits_deinit(g);
-	grants_deinit(g);
-	binds_deinit(g);
-	processes_deinit(g);
-	trees_deinit(g);
-	idle_deinit(g);
-	auditing_deinit(g);
-	policies_deinit(g);
-	refusals_deinit(g);
-	free(g->parts);
-	registry_close(g->registry);
-	state_table_close(g->state);
-}
-
 int main(int argc, char **argv)
 {
 	static struct guard guard;
@@ -167,11 +100,11 @@ int main(int argc, char **argv)
 	struct sandbox_path paths[] = {{.fd = g->component.heritage.state_dir, .write = true},
 		{.path = "/etc/passwd", .fd = -1}};
 	struct sandbox_args args = {.paths = paths, .n_paths = ARRAY_LEN(paths)};
-	if (open_tables(g, &e) < 0 || sandbox_enter(SANDBOX_GUARD, &args, &e) < 0) {
+	if (guard_open(g, &e) < 0 || sandbox_enter(SANDBOX_GUARD, &args, &e) < 0) {
 		log_error("%s", e.text);
 		return 1;
 	}
 	int status = component_run(&g->component);
-	close_tables(g);
+	guard_close(g);
 	return status;
 }

@@ -5,9 +5,9 @@
  * cannot have been given to another process, so finding an entry by pid and checking its pidfd is
  * enough. Evidence is good for EVIDENCE_LEASE_MS, for the facts (registry, policy) it was matched
  * against and until the next exec, which enforce reports before the new image's first instruction.
- * What is taken at that stop has no lease: the loader has not run, so it says nothing of the libraries
- * (LD_PRELOAD) the image will have mapped by the time it asks for something.
- * Concurrent questions about one process share one attest request.
+ * What is taken at that stop has no lease: the loader has not run, so it says nothing of the
+ * libraries (LD_PRELOAD) the image will have mapped by the time it asks for something. Concurrent
+ * questions about one process share one attest request.
  *
  * Cost of a question within the lease: one hash probe, one poll(2). Beyond: one message to attest.
  */
