@@ -241,16 +241,25 @@ void carrier_unready(struct carrier *c, struct channel *ch)
 	ch->queued = QUEUE_NONE;
 }
 
-static void carrier_serve(struct carrier *c, struct channel_queue *q, size_t limit, uint32_t max)
+/* Everyone who waits now, once: who becomes ready again waits for the next turn. */
+static void carrier_serve_small(struct carrier *c)
 {
-	/* Until the last of those that wait now: who becomes ready again waits for the next turn.
-	 */
-	struct channel *ch, *last = TAILQ_LAST(q, channel_queue);
-	while ((ch = TAILQ_FIRST(q)) != NULL && c->out_len - c->out_at < limit) {
+	struct channel *ch, *last = TAILQ_LAST(&c->small, channel_queue);
+	while ((ch = TAILQ_FIRST(&c->small)) != NULL && c->out_len - c->out_at < OUT_DATA) {
 		carrier_unready(c, ch);
-		channel_pump(c->engine, ch, max);
+		channel_pump(c->engine, ch, READ_SMALL);
 		if (ch == last)
 			break;
+	}
+}
+
+/* A record of each in turn, until there is enough for one send. */
+static void carrier_serve_bulk(struct carrier *c)
+{
+	struct channel *ch;
+	while ((ch = TAILQ_FIRST(&c->bulk)) != NULL && c->out_len - c->out_at < OUT_BULK) {
+		carrier_unready(c, ch);
+		channel_pump(c->engine, ch, FRAME_DATA_MAX);
 	}
 }
 
@@ -268,8 +277,8 @@ bool carrier_turn(struct carrier *c)
 		carrier_read(c);
 	if (!c->up)
 		return false;
-	carrier_serve(c, &c->small, OUT_DATA, READ_SMALL);
-	carrier_serve(c, &c->bulk, OUT_BULK, FRAME_DATA_MAX);
+	carrier_serve_small(c);
+	carrier_serve_bulk(c);
 	carrier_flush(c);
 	bool waiting = !TAILQ_EMPTY(&c->small) || !TAILQ_EMPTY(&c->bulk) || c->out_at < c->out_len;
 	return c->up && (c->readable || (!c->blocked && waiting));

@@ -21,7 +21,7 @@
 #include "crypto/random.h"
 
 const struct engine_limits engine_limits_default = {
-	.window = 512u * 1024,
+	.window = 1024u * 1024,
 	.rekey_bytes = 16ull << 30,
 	.rekey_frames = 1u << 22,
 	.rekey_ms = 3600u * 1000,
