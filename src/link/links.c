@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "ipc/ipc.h"
 #include "link/session.h"
 #include "node.pb-c.h"
@@ -124,6 +125,8 @@ void links_session_end(struct session *s, const char *why)
 	snprintf(s->why, sizeof(s->why), "%s", why);
 	uv_poll_stop(s->poll);
 	bool was_live = s->live;
+	if (!was_live && !l->freeing)
+		log_peer("no link with %s: %s", s->remote[0] ? s->remote : "a stranger", s->why);
 	s->live = false;
 	if (l->freeing)
 		return;
