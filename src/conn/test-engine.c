@@ -14,6 +14,9 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "conn/seal.h"
+#include "crypto/hkdf.h"
+#include "crypto/hmac.h"
 #include "test-world.h"
 
 static size_t up(struct world *w, int side)
@@ -258,6 +261,136 @@ static void test_framing_and_cut(void **state)
 	world_deinit(&w);
 }
 
+/* ---- a node that holds the secret and keeps no other rule ---- */
+
+struct cheat {
+	int fd;
+	struct seal seal;
+	uint8_t said[PREAMBLE_MAX], frame[FRAME_MAX];
+	size_t len;
+};
+static const struct seal_limits no_limit = {1u << 30, 1u << 30, 1u << 30};
+
+static void read_all(struct world *w, int fd, uint8_t *p, size_t n)
+{
+	size_t have = 0;
+	assert_true(world_until(w, 2000, ({
+		ssize_t r = recv(fd, p + have, n - have, MSG_DONTWAIT);
+		have += r > 0 ? (size_t)r : 0;
+		have == n;
+	})));
+}
+
+static void cheat_dial(struct world *w, struct cheat *c)
+{
+	int pair[2];
+	world_tcp_pair(pair);
+	c->fd = pair[0];
+	engine_accept(w->side[1], pair[1]);
+}
+
+/* The preamble as it should be, on data connection `index`. */
+static void cheat_prove(struct world *w, struct cheat *c, uint8_t index)
+{
+	struct secret prk;
+	uint8_t key[32];
+	struct preamble_hello h = {.index = index, .from = "alpha", .to = "beta"};
+	memcpy(prk.bytes, w->secret, SECRET_LEN);
+	assert_int_equal(hkdf_expand_label(&prk, "data dialer", "", 0, key, 32), 0);
+	cheat_dial(w, c);
+	int n = preamble_hello_encode(&h, c->said);
+	assert_int_equal(send(c->fd, c->said, (size_t)n, MSG_NOSIGNAL), n);
+	read_all(w, c->fd, c->said + n, PREAMBLE_REPLY_LEN);
+	uint8_t mac[HMAC_LEN];
+	assert_int_equal(hmac_sha256(key, 32, c->said, (size_t)n + PREAMBLE_REPLY_LEN, mac), 0);
+	assert_int_equal(send(c->fd, mac, sizeof(mac), MSG_NOSIGNAL), sizeof(mac));
+	memcpy(c->said + n, mac, sizeof(mac)); /* what a recording of the dialer holds */
+	c->len = (size_t)n + sizeof(mac);
+}
+
+static void cheat_send(
+	struct cheat *c, enum frame_type type, const uint8_t *id, const void *body, uint32_t len)
+{
+	if (len)
+		memcpy(c->frame + FRAME_HEADER_LEN, body, len);
+	int n = seal_frame(&c->seal, &no_limit, 0, type, id, c->frame, len);
+	assert_true(n > 0);
+	for (int at = 0; at < n;) {
+		ssize_t r =
+			send(c->fd, c->frame + at, (size_t)(n - at), MSG_NOSIGNAL | MSG_DONTWAIT);
+		at += r > 0 ? (int)r : 0;
+	}
+}
+
+struct step {
+	enum frame_type type;
+	uint32_t len;
+};
+static const struct {
+	const char *what, *reason;
+	struct step step[24];
+} cheats[] = {
+	{"data before opening", "used before", {{FRAME_DATA, 10}}},
+	{"fin before opening", "used before", {{FRAME_FIN, 0}}},
+	{"opened twice", "opened twice", {{FRAME_OPEN, 0}, {FRAME_OPEN, 0}}},
+	{"data after the end", "data after", {{FRAME_OPEN, 0}, {FRAME_FIN, 0}, {FRAME_DATA, 1}}},
+	{"two ends", "ended twice", {{FRAME_OPEN, 0}, {FRAME_FIN, 0}, {FRAME_FIN, 0}}},
+	{"credit out of nothing", "more credit", {{FRAME_OPEN, 0}, {FRAME_WINDOW, 4}}},
+	{"more than credit", "more data",
+		{{FRAME_OPEN, 0}, {FRAME_DATA, 40001}}},
+};
+
+static void test_cheater(void **state)
+{
+	(void)state;
+	struct engine_limits l = engine_limits_default;
+	l.window = 40000;
+	struct world w;
+	world_init(&w, &l, false);
+	memset(w.secret, 3, sizeof(w.secret));
+	struct engine_peer p = {.node = "alpha", .self = "beta", .secret = w.secret};
+	assert_int_equal(engine_peer_set(w.side[1], &p), 0);
+	struct cheat c = {0}, replay = {0};
+	cheat_prove(&w, &c, 0);
+	assert_true(world_until(&w, 2000, up(&w, 1) == 1));
+	for (size_t i = 0; i < ARRAY_LEN(cheats); i++) {
+		struct engine_channel in = {.node = "alpha"};
+		int program[2];
+		memset(in.id, 2 * (int)i, sizeof(in.id)); /* even: data connection 0 */
+		memset(in.receive.bytes, 50 + (int)i, SECRET_LEN);
+		world_tcp_pair(program);
+		int fds[2] = {program[1], -1};
+		assert_int_equal(engine_channel_add(w.side[1], &in, fds), 0);
+		assert_int_equal(seal_init(&c.seal, &in.receive, 0), 0);
+		static const uint8_t junk[65536] = {0xff, 0xff, 0xff, 0xff};
+		for (const struct step *s = cheats[i].step; s->type; s++)
+			cheat_send(&c, s->type, in.id, junk, s->len);
+		if (!world_until(&w, 2000, world_ended(&w, in.id, 1)))
+			fail_msg("%s: not noticed", cheats[i].what);
+		assert_true(world_ended(&w, in.id, 1)->tampered);
+		assert_non_null(strstr(world_ended(&w, in.id, 1)->reason, cheats[i].reason));
+		seal_clear(&c.seal);
+		close(program[0]);
+	}
+	assert_int_equal(up(&w, 1), 1); /* its other channels would live on */
+	/* Both of a recording's messages again: the acceptor's nonce is another, so the proof is
+	 * none. */
+	cheat_dial(&w, &replay);
+	assert_int_equal(send(replay.fd, c.said, c.len, MSG_NOSIGNAL), c.len);
+	uint8_t back[PREAMBLE_REPLY_LEN + 1];
+	size_t got = 0;
+	assert_true(world_until(&w, 2000, ({
+		ssize_t r = recv(replay.fd, back, sizeof(back), MSG_DONTWAIT);
+		got += r > 0 ? (size_t)r : 0;
+		r == 0 || (r < 0 && errno == ECONNRESET);
+	})));
+	assert_in_range(got, 0, PREAMBLE_REPLY_LEN);
+	assert_int_equal(up(&w, 1), 1);
+	close(replay.fd);
+	close(c.fd);
+	world_deinit(&w);
+}
+
 static void test_entered_once(void **state)
 {
 	(void)state;
@@ -467,6 +600,7 @@ int main(void)
 		cmocka_unit_test(test_rekey),
 		cmocka_unit_test(test_tamper),
 		cmocka_unit_test(test_framing_and_cut),
+		cmocka_unit_test(test_cheater),
 		cmocka_unit_test(test_entered_once),
 		cmocka_unit_test(test_strangers),
 		cmocka_unit_test(test_new_secret),
