@@ -299,6 +299,9 @@ void call_serve(struct enforce *e, struct request *r)
 	case __NR_sendto:
 		sock_serve(e, r);
 		return;
+	case __NR_socketpair:
+		unix_pair_serve(e, r);
+		return;
 	case __NR_execve:
 	case __NR_execveat:
 		exec_serve(e, r);

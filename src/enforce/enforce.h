@@ -160,6 +160,7 @@ void data_answered(struct enforce *e, struct request *r, int error);
 
 /* ---- unix.c ---- */
 void unix_connect_serve(struct enforce *e, struct request *r);
+void unix_pair_serve(struct enforce *e, struct request *r);
 void unix_connect_answered(struct enforce *e, struct request *r, int error);
 
 /* ---- exec.c ---- */

@@ -129,6 +129,14 @@ int target_read(pid_t tid, uint64_t address, void *buf, size_t len)
 	return n == (ssize_t)len ? 0 : -EFAULT;
 }
 
+int target_write(pid_t tid, uint64_t address, const void *buf, size_t len)
+{
+	struct iovec local = {(void *)(uintptr_t)buf, len};
+	struct iovec remote = {(void *)(uintptr_t)address, len};
+	ssize_t n = process_vm_writev(tid, &local, 1, &remote, 1, 0);
+	return n == (ssize_t)len ? 0 : -EFAULT;
+}
+
 int target_signalled(pid_t tid)
 {
 	_cleanup_free_ char *s = NULL;

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -266,4 +267,47 @@ void unix_connect_serve(struct enforce *e, struct request *r)
 		call_reply(e, r, bad, 0);
 	else
 		path_judge(e, r);
+}
+
+/* ---- socketpair ---- */
+
+static int install(const struct request *r, int fd, int flags)
+{
+	struct seccomp_notif_addfd a = {.id = r->n.id,
+		.srcfd = (uint32_t)fd,
+		.newfd_flags = flags & SOCK_CLOEXEC ? O_CLOEXEC : 0};
+	int n = ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_ADDFD, &a);
+	return n < 0 ? -errno : n;
+}
+
+/*
+ * A pair of datagram sockets, which programs use to wake themselves, would take a path with every
+ * sendmsg. The program gets a pair that keeps message bounds just the same, but is connected for
+ * good. A caller that dies or gives a bad address keeps the descriptors.
+ */
+void unix_pair_serve(struct enforce *e, struct request *r)
+{
+	int type = (int)r->n.data.args[1], v[2], got[2] = {-1, -1};
+	if ((int)r->n.data.args[0] != AF_UNIX || (int)r->n.data.args[2] != 0 ||
+		(type & ~(0xf | SOCK_NONBLOCK | SOCK_CLOEXEC)) ||
+		((type & 0xf) != SOCK_DGRAM && (type & 0xf) != SOCK_RAW)) {
+		call_reply(e, r, -EOPNOTSUPP, 0);
+		return;
+	}
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | (type & SOCK_NONBLOCK), 0, v) < 0) {
+		call_reply(e, r, -ENFILE, 0);
+		return;
+	}
+	got[0] = install(r, v[0], type);
+	got[1] = got[0] < 0 ? got[0] : install(r, v[1], type);
+	close(v[0]);
+	close(v[1]);
+	int bad = got[1] < 0 ? got[1] : 0;
+	if (!call_valid(r)) {
+		call_drop(e, r);
+		return;
+	}
+	if (!bad)
+		bad = target_write((pid_t)r->n.pid, r->n.data.args[3], got, sizeof(got));
+	call_reply(e, r, bad, 0);
 }
