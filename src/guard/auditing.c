@@ -22,8 +22,8 @@
 #define AUDITING_WAITS_MAX 32
 
 struct auditing {
+	uv_timer_t timer; /* first: its closing frees the whole */
 	struct audit_log *log;
-	uv_timer_t timer;
 	char origin[AUDIT_ORIGIN_MAX];
 	bool key_known, broken;
 	uint64_t sealed_to; /* entries of the checkpoint under way */
@@ -64,13 +64,18 @@ int auditing_init(struct guard *g, struct error *e)
 	return audit_open(dir, &g->auditing->log, e);
 }
 
+static void timer_closed(uv_handle_t *h)
+{
+	free(h);
+}
+
 void auditing_deinit(struct guard *g)
 {
 	if (!g->auditing)
 		return;
-	uv_close((uv_handle_t *)&g->auditing->timer, NULL);
 	audit_close(g->auditing->log);
-	g->auditing->log = NULL;
+	uv_close((uv_handle_t *)&g->auditing->timer, timer_closed);
+	g->auditing = NULL;
 }
 
 uint64_t auditing_size(struct guard *g)

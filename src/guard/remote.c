@@ -501,6 +501,11 @@ int remote_init(struct guard *g, struct error *e)
 	return 0;
 }
 
+static void remote_closed(uv_handle_t *h)
+{
+	free((char *)h - offsetof(struct remote, timer));
+}
+
 void remote_deinit(struct guard *g)
 {
 	if (!g->remote)
@@ -511,8 +516,8 @@ void remote_deinit(struct guard *g)
 		free(g->remote->nodes[i]);
 	}
 	g->remote->n_nodes = 0;
-	uv_close((uv_handle_t *)&g->remote->timer,
-		NULL); /* part of *remote, which stays: the process ends */
+	uv_close((uv_handle_t *)&g->remote->timer, remote_closed);
+	g->remote = NULL;
 }
 
 void remote_status(struct guard *g, char *ret_node, size_t len)
