@@ -20,6 +20,7 @@
 #include "guard/pb.h"
 #include "guard/process.h"
 #include "guard/state.h"
+#include "guard/tree.h"
 
 #define INHERITED_MAX 256
 
@@ -139,6 +140,14 @@ static void answer_when_ended(struct job *j)
 		job_answer(j, -EACCES, "belay: refused: the sockets it inherits cannot be judged");
 }
 
+static bool is_program(const struct subject *s, const char *name)
+{
+	for (size_t i = 0; i < s->n_programs; i++)
+		if (!strcmp(s->programs[i], name))
+			return true;
+	return false;
+}
+
 static void image_known(struct guard *g, void *ctx, int error, struct subject *s)
 {
 	struct job *j = ctx;
@@ -155,6 +164,9 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 	j->caller = subject_ref(s);
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_RUN, .from = s};
 	decide_ask(g, &q, &v);
+	const char *as = tree_first_program(g, j->tree);
+	if (v.allow && as && !is_program(s, as))
+		verdict_deny(&v, "it is not the enrolled program %.63s", as);
 	if (v.allow && j->exec->more)
 		verdict_deny(&v, "it inherits more sockets than can be judged");
 	if (!v.allow) {

@@ -17,6 +17,7 @@ struct tree {
 	uint64_t id;
 	uint32_t pid, uid;
 	int slot;
+	bool ran; /* its program has started */
 	char as[NAME_MAX_LEN];
 };
 
@@ -74,6 +75,7 @@ int tree_restore(struct guard *g, uint64_t id, uint32_t pid, uint32_t uid, const
 	t->pid = pid;
 	t->uid = uid;
 	t->slot = slot;
+	t->ran = true; /* a restored one's has; tree_start() knows better */
 	snprintf(t->as, sizeof(t->as), "%s", as);
 	LIST_INSERT_HEAD(&g->trees->list, t, link);
 	g->trees->n++;
@@ -97,8 +99,18 @@ int tree_start(struct guard *g, uint32_t pid, uint32_t uid, const char *as, uint
 		state_drop(g, slot);
 		return r;
 	}
+	tree_find(g, id)->ran = false;
 	*ret = id;
 	return 0;
+}
+
+const char *tree_first_program(struct guard *g, uint64_t id)
+{
+	struct tree *t = tree_find(g, id);
+	if (!t || t->ran)
+		return NULL;
+	t->ran = true;
+	return t->as[0] ? t->as : NULL;
 }
 
 void tree_gone(struct guard *g, uint64_t id)

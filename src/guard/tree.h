@@ -12,6 +12,8 @@ bool tree_known(struct guard *g, uint64_t tree);
  */
 int tree_start(
 	struct guard *g, uint32_t pid, uint32_t uid, const char *as, uint64_t *ret) _must_check_;
+/* At the tree's first exec: the name `belay run --as` asked for, once; else NULL. */
+const char *tree_first_program(struct guard *g, uint64_t tree);
 int tree_restore(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as,
 	int slot) _must_check_;
 void tree_gone(struct guard *g, uint64_t tree);
