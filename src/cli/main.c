@@ -18,15 +18,16 @@ static const struct command commands[] = {
 #undef COMMAND
 };
 
-static void print_help(void)
+static void print_help(FILE *f)
 {
-	puts("usage: belay [--dir DIR] COMMAND [ARG]…\n");
+	fputs("usage: belay [--dir DIR] COMMAND [ARG]…\n\n", f);
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		printf("  %-9s %s\n", commands[i].name, commands[i].help);
-	puts("\n  belay COMMAND --help tells more; --dir (or BELAY_DIR) names the instance's "
-	     "directory.\n"
-	     "exit status: 0 yes, 1 no, 2 wrong usage, 3 no instance answers; `belay run` gives "
-	     "the program's");
+		fprintf(f, "  %-9s %s\n", commands[i].name, commands[i].help);
+	fputs("\n  belay COMMAND --help tells more; --dir (or BELAY_DIR) names the instance's "
+	      "directory.\n"
+	      "exit status: 0 yes, 1 no, 2 wrong usage, 3 no instance answers; `belay run` gives "
+	      "the program's\n",
+		f);
 }
 
 int cli_usage(const char *name, bool asked)
@@ -53,7 +54,7 @@ int main(int argc, char **argv)
 			arg_dir = optarg;
 			break;
 		case 'h':
-			print_help();
+			print_help(stdout);
 			return EXIT_OK;
 		case 'v':
 			puts("belay " BELAY_VERSION);
@@ -63,7 +64,7 @@ int main(int argc, char **argv)
 		}
 	}
 	if (optind == argc) {
-		print_help();
+		print_help(stderr);
 		return EXIT_USAGE;
 	}
 	const char *name = argv[optind];

@@ -167,11 +167,6 @@ int channel_start(struct guard *g, const struct channel *template, struct channe
 	return r;
 }
 
-uint32_t channel_count_limit(struct guard *g, const char *limit_rule)
-{
-	return limit_count(g, limit_rule);
-}
-
 /* ---- the end ---- */
 
 static void end_fill(char name[NAME_MAX_LEN], char user[USER_MAX_LEN], char node[NAME_MAX_LEN],

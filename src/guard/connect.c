@@ -26,6 +26,7 @@
 #include "guard/grant.h"
 #include "guard/job.h"
 #include "guard/judge.h"
+#include "guard/limit.h"
 #include "guard/pb.h"
 #include "guard/process.h"
 
@@ -83,12 +84,7 @@ static bool admit(struct job *j, const struct endpoint_question *q)
 {
 	struct guard *g = j->guard;
 	struct verdict *v = &j->verdict;
-	if (v->allow && v->connections && channel_count_limit(g, v->limit_rule) >= v->connections) {
-		char rule[NAME_MAX_LEN];
-		memcpy(rule, v->limit_rule, sizeof(rule));
-		verdict_deny(v, "as many connections as its rule allows are open");
-		memcpy(v->rule, rule, sizeof(rule));
-	}
+	seat_take(g, v, &j->seat);
 	if (!v->allow) {
 		job_refuse(j, q, v);
 		return false;
@@ -130,6 +126,7 @@ static void connected(
 	if (!c) {
 		channel_of(j, CHANNEL_DIRECT, &t);
 		t.dns = is_name_query(j);
+		seat_leave(g, &j->seat);
 		int r = channel_new_id(t.id) < 0 ? -EIO : channel_start(g, &t, &c);
 		if (r < 0) {
 			destroy(g, &j->local, &j->address);
@@ -220,6 +217,7 @@ static void carry(
 {
 	struct guard *g = j->guard;
 	struct channel *c;
+	seat_leave(g, &j->seat); /* the channel counts from here on */
 	int r = channel_start(g, t, &c);
 	if (r < 0) {
 		destroy(g, &t->a, &t->b);

@@ -97,6 +97,11 @@ struct verdict {
 	char why[REASON_MAX]; /* a refusal's reason */
 };
 
+/* A place under a rule's limit of connections, held while one is being opened (limit.h). */
+struct seat {
+	char limit_rule[NAME_MAX_LEN]; /* empty: none */
+};
+
 /* What is asked of the policy. */
 struct endpoint_question {
 	Belay__Operation operation;
@@ -207,8 +212,6 @@ struct channel *channel_find(struct guard *g, const uint8_t id[CHANNEL_ID_LEN]);
 struct channel *channel_find_names(
 	struct guard *g, Belay__Transport transport, const struct addr *a, const struct addr *b);
 int channel_new_id(uint8_t ret[CHANNEL_ID_LEN]) _must_check_;
-/* Open channels that count against the limit of that rule. */
-uint32_t channel_count_limit(struct guard *g, const char *limit_rule);
 
 /* ---- jobs: questions of enforce ---- */
 
@@ -230,6 +233,7 @@ struct job {
 	struct addr address, local;
 	struct subject *caller, *listener;
 	struct verdict verdict;
+	struct seat seat;
 	struct call *pending;      /* an arrow's answer awaited */
 	struct process_wait *wait; /* evidence awaited */
 	struct bind *bind;

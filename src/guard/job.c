@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "guard/limit.h"
 #include "guard/pb.h"
 #include "guard/process.h"
 #include "guard/tree.h"
@@ -53,6 +54,7 @@ static void job_free(struct job *j)
 	process_forget_wait(j->wait);
 	if (j->remote)
 		remote_job_gone(j);
+	seat_leave(j->guard, &j->seat);
 	exec_free(j->exec);
 	subject_unref(j->caller);
 	subject_unref(j->listener);

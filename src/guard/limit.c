@@ -1,4 +1,4 @@
-/* Counts by rule (limit.h). Only rules with a limit have an entry, and only while a channel counts.
+/* Counts by rule (limit.h). Only rules with a limit have an entry, and only while something counts.
  */
 #include "guard/limit.h"
 
@@ -43,6 +43,27 @@ void limit_drop(struct guard *g, const char *rule)
 		return;
 	SLIST_REMOVE(&g->limits, l, limit, link);
 	free(l);
+}
+
+void seat_take(struct guard *g, struct verdict *v, struct seat *s)
+{
+	char rule[NAME_MAX_LEN];
+	if (!v->allow || !v->connections)
+		return;
+	if (limit_count(g, v->limit_rule) < v->connections) {
+		memcpy(s->limit_rule, v->limit_rule, sizeof(s->limit_rule));
+		limit_add(g, s->limit_rule);
+		return;
+	}
+	memcpy(rule, v->limit_rule, sizeof(rule));
+	verdict_deny(v, "as many connections as its rule allows are open");
+	memcpy(v->rule, rule, sizeof(rule));
+}
+
+void seat_leave(struct guard *g, struct seat *s)
+{
+	limit_drop(g, s->limit_rule);
+	s->limit_rule[0] = '\0';
 }
 
 uint32_t limit_count(struct guard *g, const char *rule)

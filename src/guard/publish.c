@@ -18,6 +18,7 @@
 #include "fabric.pb-c.h"
 #include "guard/bind.h"
 #include "guard/channel.h"
+#include "guard/limit.h"
 #include "guard/pb.h"
 
 struct visit {
@@ -25,7 +26,7 @@ struct visit {
 	struct addr from, to;
 	uint64_t published;
 	struct verdict verdict;
-	uint8_t channel[CHANNEL_ID_LEN];
+	struct seat seat;
 };
 
 static int dispatcher_send(struct guard *g, Belay__FromComponent *m)
@@ -120,8 +121,9 @@ void publish_answer(struct guard *g, const Belay__Publish *m)
 	b->publish = 0;
 }
 
-static void visit_free(struct visit *v)
+static void visit_free(struct guard *g, struct visit *v)
 {
+	seat_leave(g, &v->seat);
 	close(v->fd);
 	free(v);
 }
@@ -166,7 +168,7 @@ static void dialed(struct guard *g, void *ctx, int error, const void *reply, int
 	if (!error)
 		error = m->error;
 	if (error || n_fds < 1 || !b) {
-		visit_free(v);
+		visit_free(g, v);
 		return;
 	}
 	struct channel t = {.via = CHANNEL_PLAIN,
@@ -185,9 +187,10 @@ static void dialed(struct guard *g, void *ctx, int error, const void *reply, int
 	struct addr local;
 	if (m->local && pb_addr_read(m->local, &local) == 0 && local.ip_len)
 		t.a = local;
+	seat_leave(g, &v->seat);
 	if (channel_new_id(t.id) == 0 && channel_start(g, &t, &c) == 0)
 		visit_relay(g, c, fds[0], v->fd);
-	visit_free(v);
+	visit_free(g, v);
 }
 
 void publish_connection(struct guard *g, const Belay__Connection *m, int *fds, size_t n_fds)
@@ -201,12 +204,10 @@ void publish_connection(struct guard *g, const Belay__Connection *m, int *fds, s
 	v->published = m->published;
 	v->to = b->addr;
 	publish_verdict(g, b, &v->verdict, &q);
-	if (v->verdict.allow && v->verdict.connections &&
-		channel_count_limit(g, v->verdict.limit_rule) >= v->verdict.connections)
-		verdict_deny(&v->verdict, "as many connections as its rule allows are open");
+	seat_take(g, &v->verdict, &v->seat);
 	int r = addr_parse(m->remote, &v->from);
 	if (decide_record(g, &q, &v->verdict, b->tree) < 0 || !v->verdict.allow || r < 0) {
-		visit_free(v);
+		visit_free(g, v);
 		return;
 	}
 	if (addr_is_any(&v->to)) {
@@ -227,5 +228,5 @@ void publish_connection(struct guard *g, const Belay__Connection *m, int *fds, s
 	o.body_case = BELAY__TO_FABRIC__BODY_DIAL;
 	o.dial = &d;
 	if (arrow_call(g, ROLE_FABRIC, &o.base, NULL, 0, CALL_NOWAIT, dialed, v, NULL) < 0)
-		visit_free(v);
+		visit_free(g, v);
 }

@@ -25,6 +25,7 @@
 #include "fabric.pb-c.h"
 #include "guard/job.h"
 #include "guard/judge.h"
+#include "guard/limit.h"
 #include "guard/pb.h"
 #include "guard/process.h"
 #include "guard/remote.h"
@@ -45,15 +46,10 @@ static void end_at(
 
 /* The rule's limit, then the log; an allow takes effect only when both agree. Return: 0, or -EACCES
  * with v->why. */
-static int admit(
-	struct guard *g, const struct endpoint_question *q, struct verdict *v, uint64_t tree)
+static int admit(struct guard *g, const struct endpoint_question *q, struct verdict *v,
+	struct seat *seat, uint64_t tree)
 {
-	if (v->allow && v->connections && channel_count_limit(g, v->limit_rule) >= v->connections) {
-		char rule[NAME_MAX_LEN];
-		memcpy(rule, v->limit_rule, sizeof(rule));
-		verdict_deny(v, "as many connections as its rule allows are open");
-		memcpy(v->rule, rule, sizeof(rule));
-	}
+	seat_take(g, v, seat);
 	int r = decide_record(g, q, v, tree);
 	return v->allow && r == 0 ? 0 : -EACCES;
 }
@@ -301,6 +297,7 @@ static void asked_paired(
 	}
 	if (pb_addr_read(m->local, &j->local) == 0 && j->local.ip_len) {
 		asked_channel(a, &t);
+		seat_leave(g, &j->seat);
 		error = channel_start(g, &t, &c);
 	} else {
 		error = -EBADMSG;
@@ -331,7 +328,7 @@ static void asked_agreed(struct asking *a)
 		.address = &j->address,
 		.to_node = j->listener->node};
 	decide_ask(g, &q, &j->verdict);
-	if (j->verdict.allow && admit(g, &q, &j->verdict, j->tree) == 0) {
+	if (j->verdict.allow && admit(g, &q, &j->verdict, &j->seat, j->tree) == 0) {
 		Belay__FabricPair o = BELAY__FABRIC_PAIR__INIT;
 		Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 		Belay__Addr local = pb_addr(&a->source), remote = pb_addr(&j->address);
@@ -429,6 +426,7 @@ struct serving {
 	uint8_t nonce[REMOTE_NONCE_LEN], id[CHANNEL_ID_LEN], ours[REMOTE_NONCE_LEN];
 	struct secret key;
 	struct verdict verdict;
+	struct seat seat;
 	struct process_wait *wait;
 	struct call *pending;
 	bool started; /* the channel is in the table */
@@ -438,6 +436,7 @@ static void serving_free(struct serving *s)
 {
 	TAILQ_REMOVE(&s->node->serving, s, link);
 	s->node->n_serving--;
+	seat_leave(s->guard, &s->seat);
 	arrow_cancel(s->pending);
 	process_forget_wait(s->wait);
 	subject_unref(s->from);
@@ -526,6 +525,7 @@ static int served_start(struct serving *s, const struct addr *dialed, int fd)
 	if (r == 0)
 		r = channel_secrets_derive(
 			&s->key, s->nonce, s->ours, &s->node->exporter, s->id, &keys);
+	seat_leave(g, &s->seat);
 	if (r == 0)
 		r = channel_start(g, &t, &c);
 	if (r < 0)
@@ -570,7 +570,7 @@ static void served_listener(struct guard *g, void *ctx, int error, struct subjec
 		.to = to,
 		.address = &s->destination};
 	decide_ask(g, &q, &s->verdict);
-	if (admit(g, &q, &s->verdict, 0) < 0) {
+	if (admit(g, &q, &s->verdict, &s->seat, 0) < 0) {
 		serving_fail(s, -EACCES, s->verdict.why[0] ? s->verdict.why : "refused by policy");
 		return;
 	}
