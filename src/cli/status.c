@@ -1,12 +1,35 @@
 /* `belay status`: which instance answers, how it was found, what it promises, how its parts are. */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fds.h"
 #include "cli/cli.h"
 #include "ipc/control.h"
 #include "ipc/ipc.h"
+
+#define STATUS_FILE_MAX 16384
+
+/*
+ * The guard has no files but its own, so what /proc says of a component is read here. For display
+ * only: a pid may have been given away between the guard's answer and this.
+ */
+static void read_component(Belay__ComponentRow *p)
+{
+	char path[64];
+	_cleanup_free_ char *text = NULL;
+	snprintf(path, sizeof(path), "/proc/%u/status", p->pid);
+	if (fds_read_file(AT_FDCWD, path, STATUS_FILE_MAX, &text, NULL) < 0)
+		return;
+	const char *uid = strstr(text, "\nUid:"), *rss = strstr(text, "\nVmRSS:");
+	if (uid)
+		p->uid = (uint32_t)strtoul(uid + strlen("\nUid:"), NULL, 10);
+	if (rss)
+		p->rss_kib = strtoull(rss + strlen("\nVmRSS:"), NULL, 10);
+}
 
 static void print_json(const Belay__StatusReply *s, const struct instance *in)
 {
@@ -82,6 +105,8 @@ int cmd_status(int argc, char **argv)
 		return r;
 	if (!reply->status)
 		return cli_fail(EXIT_NO_INSTANCE, "the instance gave no status");
+	for (size_t i = 0; i < reply->status->n_components; i++)
+		read_component(reply->status->components[i]);
 	if (json)
 		print_json(reply->status, &in);
 	else
