@@ -6,8 +6,9 @@
 
 #define BACKOFF_STEP_MS 50u
 #define BACKOFF_MAX_MS 5000u
-#define BACKOFF_HEALTHY_MS 10000u /* who lived this long starts afresh */
-#define BACKOFF_KILLED_MS 100u    /* who lived this long and was killed was well */
+#define BACKOFF_HEALTHY_MS 10000u  /* who lived this long starts afresh */
+#define BACKOFF_KILLED_MS 100u     /* who lived this long and was killed was well */
+#define BACKOFF_KILLED_MAX_MS 200u /* who is killed again and again is not waited for longer */
 
 struct backoff {
 	unsigned failures; /* in a row */
@@ -31,5 +32,6 @@ static inline uint32_t backoff_next(struct backoff *b, uint64_t lived_ms, bool k
 	if (n == 0)
 		return 0;
 	uint32_t wait = BACKOFF_STEP_MS << (n - 1);
-	return wait > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : wait;
+	uint32_t most = killed ? BACKOFF_KILLED_MAX_MS : BACKOFF_MAX_MS;
+	return wait > most ? most : wait;
 }

@@ -25,6 +25,8 @@ static void test_backoff(void **state)
 	assert_int_equal(backoff_next(&b, BACKOFF_KILLED_MS, true), 0);
 	assert_int_equal(backoff_next(&b, BACKOFF_KILLED_MS - 1, true), 0);
 	assert_int_equal(backoff_next(&b, BACKOFF_KILLED_MS - 1, true), BACKOFF_STEP_MS);
+	for (int i = 0; i < 20; i++)
+		assert_true(backoff_next(&b, 0, true) <= BACKOFF_KILLED_MAX_MS);
 }
 
 static void test_names(void **state)

@@ -265,7 +265,7 @@ void arrow_set_ready(struct guard *g, enum role role)
 		next = TAILQ_NEXT(c, link);
 		if (c->sent)
 			continue;
-		if (fds_send(a->chan.fd, c->packed, c->len, c->fds, c->n_fds, 0) < 0)
+		if (ipc_send_packed(&a->chan, c->packed, c->len, c->fds, c->n_fds) < 0)
 			return; /* the channel's own reading finds out why */
 		c->sent = true;
 	}
@@ -329,7 +329,9 @@ static int call_start(struct arrow *a, ProtobufCMessage *msg, const int *fds, si
 	}
 	if (ret)
 		*ret = c;
-	if (!uv_is_active((uv_handle_t *)&a->guard->calls_timer))
+	/* Another arrow's call may have set the timer for later than this one's time-out. */
+	if (!uv_is_active((uv_handle_t *)&a->guard->calls_timer) ||
+		uv_timer_get_due_in(&a->guard->calls_timer) > a->ops->timeout_ms)
 		timer_arm(a->guard);
 	return 0;
 }

@@ -75,6 +75,14 @@ static bool chan_read(struct ipc_chan *c)
 		ssize_t n = fds_recv(c->fd, buf, sizeof(buf), fds, &n_fds, MSG_DONTWAIT);
 		if (n == -EAGAIN)
 			return true;
+		/*
+		 * The peer died with messages of ours unread. The kernel says so before it hands
+		 * over the peer's last messages, and says it once: those still count.
+		 */
+		if (n == -ECONNRESET && !c->reset) {
+			c->reset = true;
+			continue;
+		}
 		if (n <= 0) {
 			chan_fail(c, n ? (int)n : -EPIPE);
 			return false;
@@ -122,14 +130,25 @@ static void chan_flush(struct ipc_chan *c)
 	chan_watch(c);
 }
 
+/* Reads until nothing is there. False: the channel is gone, and perhaps its memory. */
+static bool chan_drain(struct ipc_chan *c)
+{
+	for (struct pollfd p = {.fd = c->fd, .events = POLLIN}; poll(&p, 1, 0) > 0;)
+		if (!chan_read(c))
+			return false;
+	return true;
+}
+
 static void chan_ready(uv_poll_t *p, int status, int events)
 {
 	struct ipc_chan *c = p->data;
 	if (!c)
 		return;
 	if (status < 0) {
-		/* Read what is left: a closed peer's last messages still count. */
-		events = UV_READABLE;
+		/* The loop does not watch it any more, so all that is left is read now. */
+		if (chan_drain(c))
+			chan_fail(c, -EPIPE);
+		return;
 	}
 	if ((events & UV_READABLE) && !chan_read(c))
 		return;
@@ -139,11 +158,8 @@ static void chan_ready(uv_poll_t *p, int status, int events)
 
 void ipc_chan_drain(struct ipc_chan *c)
 {
-	while (ipc_chan_open(c)) {
-		struct pollfd p = {.fd = c->fd, .events = POLLIN};
-		if (poll(&p, 1, 0) <= 0 || !chan_read(c))
-			return;
-	}
+	if (ipc_chan_open(c))
+		(void)chan_drain(c);
 }
 
 int ipc_chan_init(struct ipc_chan *c, uv_loop_t *loop, int fd, ipc_message_fn on_message,
@@ -197,6 +213,19 @@ static int chan_queue(
 	return 0;
 }
 
+int ipc_send_packed(
+	struct ipc_chan *c, const uint8_t *buf, size_t len, const int *fds, size_t n_fds)
+{
+	if (!ipc_chan_open(c))
+		return -EPIPE;
+	if (len > IPC_MSG_MAX || n_fds > FDS_PASS_MAX)
+		return -EMSGSIZE;
+	int r = -EAGAIN;
+	if (STAILQ_EMPTY(&c->queue))
+		r = fds_send(c->fd, buf, len, fds, n_fds, MSG_DONTWAIT);
+	return r == -EAGAIN ? chan_queue(c, buf, len, fds, n_fds) : r;
+}
+
 int ipc_send(struct ipc_chan *c, const ProtobufCMessage *m, const int *fds, size_t n_fds)
 {
 	if (!ipc_chan_open(c))
@@ -211,11 +240,7 @@ int ipc_send(struct ipc_chan *c, const ProtobufCMessage *m, const int *fds, size
 			return -ENOMEM;
 	}
 	protobuf_c_message_pack(m, buf);
-	int r = -EAGAIN;
-	if (STAILQ_EMPTY(&c->queue))
-		r = fds_send(c->fd, buf, len, fds, n_fds, MSG_DONTWAIT);
-	if (r == -EAGAIN)
-		r = chan_queue(c, buf, len, fds, n_fds);
+	int r = ipc_send_packed(c, buf, len, fds, n_fds);
 	explicit_bzero(buf, len);
 	if (buf != small)
 		free(buf);

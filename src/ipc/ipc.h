@@ -44,6 +44,7 @@ struct ipc_chan {
 	void *data; /* the owner's */
 	STAILQ_HEAD(, ipc_queued) queue;
 	size_t queued;
+	bool reset;      /* the peer is known to have died; its last messages are being read */
 	bool *destroyed; /* set while dispatching, so that a callback may deinit */
 };
 
@@ -63,6 +64,9 @@ static inline bool ipc_chan_open(const struct ipc_chan *c)
  */
 int ipc_send(
 	struct ipc_chan *c, const ProtobufCMessage *m, const int *fds, size_t n_fds) _must_check_;
+/* The same for a message packed before. */
+int ipc_send_packed(struct ipc_chan *c, const uint8_t *buf, size_t len, const int *fds,
+	size_t n_fds) _must_check_;
 
 /*
  * Unpacks with a capped allocator; NULL if malformed, too large or holding unknown fields anywhere.

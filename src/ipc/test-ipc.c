@@ -133,6 +133,27 @@ static void test_end(void **state)
 	assert_int_equal(t.reason, -EPIPE);
 }
 
+/* As above, of a peer that was killed before it read what was sent to it. */
+static void test_end_of_a_busy_peer(void **state)
+{
+	(void)state;
+	Belay__ToBelayd m = BELAY__TO_BELAYD__INIT;
+	Belay__Drop d = BELAY__DROP__INIT;
+	char name[] = "tree-1";
+	d.name = name;
+	m.body_case = BELAY__TO_BELAYD__BODY_DROP;
+	m.drop = &d;
+	for (int i = 0; i < 100; i++)
+		send_keep(NULL, 0);
+	assert_int_equal(ipc_send(&t.chan, &m.base, NULL, 0), 0);
+	close(t.other);
+	t.other = -1;
+	uv_run(&t.loop, UV_RUN_ONCE);
+	assert_int_equal(t.messages, 100);
+	assert_int_equal(t.closed, 1);
+	assert_int_equal(t.reason, -EPIPE);
+}
+
 static void test_deinit_inside(void **state)
 {
 	(void)state;
@@ -179,6 +200,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_surprises, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_long, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_end_of_a_busy_peer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_deinit_inside, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_queue, setup, teardown)};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

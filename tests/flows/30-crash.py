@@ -28,6 +28,13 @@ def set_up(w):
     return c
 
 
+def seed(w):
+    """The choices of a test at random, said so that a failure can be played again."""
+    n = os.environ.get("BELAY_CRASH_SEED") or str(random.SystemRandom().randrange(1 << 32))
+    random.seed(f"{n} {w.mode}")
+    print(f"# BELAY_CRASH_SEED={n}", flush=True)
+
+
 def say(c, line, want):
     c.stdin.write(line + "\n")
     c.stdin.flush()
@@ -56,6 +63,7 @@ def test_each_component_killed_once(w):
 
 
 def test_kills_at_random_while_connecting(w):
+    seed(w)
     set_up(w)
     stop = time.monotonic() + float(os.environ.get("BELAY_CRASH_SECONDS", "8"))
     ok = refused = 0
