@@ -32,6 +32,8 @@
 
 #define FILES_MAX 64
 #define KILLS 200
+#define KILLS_PER_LOG 25 /* verifying reads all of it, so a log that only grows is slow to check \
+			  */
 
 static char top[64];
 static struct secret seed;
@@ -399,7 +401,7 @@ static void test_every_byte(void **state)
 			log_make(dir, 300, 520, true);
 			files_list(path, &f);
 		}
-		good(dir, round ? 520 : 520, 520);
+		good(dir, 520, 520);
 	}
 	/* Cut each file by a byte, then take it away. */
 	for (size_t i = 0; i < f.n; i++) {
@@ -535,31 +537,44 @@ static _Noreturn void writer(int dir, int go)
 	}
 }
 
+/* Kills a writer at a moment of its life that is drawn. Return: as check(). */
+static int kill_one(int dir, struct audit_report *rep, struct error *e)
+{
+	int go[2], st;
+	char c;
+	uint32_t us;
+	assert_int_equal(pipe(go), 0);
+	pid_t pid = fork();
+	if (!pid)
+		writer(dir, go[1]);
+	close(go[1]);
+	assert_int_equal(read(go[0], &c, 1), 1);
+	close(go[0]);
+	random_bytes(&us, sizeof(us));
+	nanosleep(&(struct timespec){.tv_nsec = (long)(us % 3000) * 1000}, NULL);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, &st, 0), pid);
+	assert_true(WIFSIGNALED(st));
+	return check(dir, rep, e);
+}
+
 static void test_killed(void **state)
 {
 	(void)state;
 	char path[96];
-	_cleanup_close_ int dir = dir_new(path, "killed");
-	uint64_t last = 0, torn = 0, max_unsealed = 0;
+	uint64_t last = 0, entries = 0, torn = 0, max_unsealed = 0;
+	_cleanup_close_ int dir = -1;
 	for (int i = 0; i < KILLS; i++) {
-		int go[2], st;
-		char c;
-		assert_int_equal(pipe(go), 0);
-		pid_t pid = fork();
-		if (!pid)
-			writer(dir, go[1]);
-		close(go[1]);
-		assert_int_equal(read(go[0], &c, 1), 1);
-		close(go[0]);
-		uint32_t us;
-		random_bytes(&us, sizeof(us));
-		nanosleep(&(struct timespec){.tv_nsec = (long)(us % 3000) * 1000}, NULL);
-		kill(pid, SIGKILL);
-		assert_int_equal(waitpid(pid, &st, 0), pid);
-		assert_true(WIFSIGNALED(st));
 		struct audit_report rep;
 		struct error e = ERROR_INIT;
-		int r = check(dir, &rep, &e);
+		if (i % KILLS_PER_LOG == 0) {
+			if (dir >= 0)
+				close(dir);
+			dir = dir_new(path, "killed");
+			entries += last;
+			last = 0;
+		}
+		int r = kill_one(dir, &rep, &e);
 		if (r == -ENODATA && !rep.sealed)
 			continue; /* killed before its first checkpoint */
 		if (r < 0)
@@ -570,10 +585,11 @@ static void test_killed(void **state)
 		if (rep.entries - rep.sealed > max_unsealed)
 			max_unsealed = rep.entries - rep.sealed;
 	}
+	entries += last;
 	print_message("# %llu entries, %llu torn, at most %llu unsealed\n",
-		(unsigned long long)last, (unsigned long long)torn,
+		(unsigned long long)entries, (unsigned long long)torn,
 		(unsigned long long)max_unsealed);
-	assert_true(last > 1000);
+	assert_true(entries > 1000);
 }
 
 /* While a writer is at work, verification never cries wolf. */

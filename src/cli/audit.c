@@ -101,7 +101,7 @@ static int verify_say(int r, const struct audit_report *rep, const struct error 
 		rep->entries, rep->sealed, rep->checkpoints, rep->key.name);
 	if (rep->entries > rep->sealed)
 		printf("unsealed: %" PRIu64 " entries after the last checkpoint (normal while the "
-					    "log is written, or after a crash)\n",
+		       "log is written, or after a crash)\n",
 			rep->entries - rep->sealed);
 	if (rep->torn)
 		printf("torn:     the last entry was being written when its writer stopped\n");

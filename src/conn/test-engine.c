@@ -336,8 +336,7 @@ static const struct {
 	{"data after the end", "data after", {{FRAME_OPEN, 0}, {FRAME_FIN, 0}, {FRAME_DATA, 1}}},
 	{"two ends", "ended twice", {{FRAME_OPEN, 0}, {FRAME_FIN, 0}, {FRAME_FIN, 0}}},
 	{"credit out of nothing", "more credit", {{FRAME_OPEN, 0}, {FRAME_WINDOW, 4}}},
-	{"more than credit", "more data",
-		{{FRAME_OPEN, 0}, {FRAME_DATA, 40001}}},
+	{"more than credit", "more data", {{FRAME_OPEN, 0}, {FRAME_DATA, 40001}}},
 };
 
 static void test_cheater(void **state)

@@ -11,8 +11,8 @@
  * Nc and Ns are the connecting and the receiving guard's nonces. Expand-Label is
  * hkdf_expand_label(). "Initiator" is the connecting side. The exporter binds the channel to the
  * two nodes' TLS session: whoever learns a channel key alone, or replays it into another session,
- * derives nothing. Record counters start at 0 and go on over epochs: the lost tail of an epoch shows
- * in the next.
+ * derives nothing. Record counters start at 0 and go on over epochs: the lost tail of an epoch
+ * shows in the next.
  */
 #pragma once
 

@@ -256,7 +256,7 @@ static void test_killed(void **state)
 			assert_int_equal(read(p[0], &c, 1), 1);
 		kill(pid, SIGKILL);
 		assert_int_equal(waitpid(pid, NULL, 0), pid);
-		size_t acked = (size_t)(7 + round);
+		size_t acked = 7 + (size_t)round;
 		while (read(p[0], &c, 1) == 1)
 			acked++;
 		close(p[0]);
