@@ -1,11 +1,12 @@
 /*
  * What the benches need at both ends of a connection, as a program that can be enrolled:
- *   helper-net sink PORT [ADDR]            accepts, reads to the end, answers one byte, forever
- *   helper-net source ADDR PORT BYTES      sends, waits for that byte; prints seconds
+ *   helper-net sink PORT [ADDR]            accepts, reads a length and as many bytes, answers one
+ *                                          byte, forever (not every tunnel passes a half-close on)
+ *   helper-net source ADDR PORT BYTES      sends so, waits for that byte; prints seconds
  *   helper-net greet PORT [ADDR]           accepts, sends one byte, closes, forever
- *   helper-net connects ADDR PORT N        connect to first byte, N times; prints p50 p99 in
- * microseconds helper-net hold ADDR PORT N            opens N connections and holds them until its
- * input ends
+ *   helper-net keep PORT [ADDR]            accepts and keeps, forever
+ *   helper-net connects ADDR PORT N        connect to first byte, N times; prints p50 and p99, us
+ *   helper-net hold ADDR PORT N            opens N connections, holds them until its input ends
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -49,8 +50,12 @@ static void *sink_one(void *arg)
 {
 	int s = (int)(intptr_t)arg;
 	char *buf = malloc(CHUNK);
-	while (buf && read(s, buf, CHUNK) > 0)
-		;
+	uint64_t left = 0;
+	ssize_t n;
+	if (recv(s, &left, sizeof(left), MSG_WAITALL) != sizeof(left))
+		left = 0;
+	while (buf && left && (n = read(s, buf, CHUNK)) > 0)
+		left -= (uint64_t)n < left ? (uint64_t)n : left;
 	if (write(s, "k", 1) != 1)
 		perror("write");
 	free(buf);
@@ -58,7 +63,19 @@ static void *sink_one(void *arg)
 	return NULL;
 }
 
-static _Noreturn void serve(const char *port, const char *ip, int greet)
+enum answer { ANSWER_SINK, ANSWER_GREET, ANSWER_KEEP };
+
+static void many_files(void)
+{
+	struct rlimit r;
+	if (getrlimit(RLIMIT_NOFILE, &r))
+		return;
+	r.rlim_cur = r.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &r))
+		perror("setrlimit");
+}
+
+static _Noreturn void serve(const char *port, const char *ip, enum answer answer)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
 	int one = 1, l = socket(AF_INET, SOCK_STREAM, 0);
@@ -74,7 +91,9 @@ static _Noreturn void serve(const char *port, const char *ip, int greet)
 		pthread_t t;
 		if (s < 0)
 			fail("accept");
-		if (greet == 1) {
+		if (answer == ANSWER_KEEP)
+			continue;
+		if (answer == ANSWER_GREET) {
 			if (write(s, "g", 1) != 1)
 				perror("write");
 			close(s);
@@ -90,13 +109,14 @@ static int source(const char *ip, const char *port, uint64_t bytes)
 	char *buf = calloc(1, CHUNK), b;
 	double t = now();
 	int s = dial(ip, port);
+	if (write(s, &bytes, sizeof(bytes)) != sizeof(bytes))
+		fail("write");
 	for (uint64_t left = bytes; buf && left;) {
 		ssize_t n = write(s, buf, left < CHUNK ? left : CHUNK);
 		if (n < 0)
 			fail("write");
 		left -= (uint64_t)n;
 	}
-	shutdown(s, SHUT_WR);
 	if (read(s, &b, 1) != 1)
 		fail("read");
 	printf("%.6f\n", now() - t);
@@ -132,11 +152,7 @@ static int connects(const char *ip, const char *port, size_t n)
 
 static int hold(const char *ip, const char *port, size_t n)
 {
-	struct rlimit r;
-	if (!getrlimit(RLIMIT_NOFILE, &r)) {
-		r.rlim_cur = r.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &r);
-	}
+	many_files();
 	for (size_t i = 0; i < n; i++)
 		dial(ip, port);
 	puts("ready");
@@ -149,15 +165,20 @@ static int hold(const char *ip, const char *port, size_t n)
 int main(int argc, char **argv)
 {
 	if (argc >= 3 && !strcmp(argv[1], "sink"))
-		serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", 0);
+		serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", ANSWER_SINK);
 	if (argc >= 3 && !strcmp(argv[1], "greet"))
-		serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", 1);
+		serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", ANSWER_GREET);
+	if (argc >= 3 && !strcmp(argv[1], "keep")) {
+		many_files();
+		serve(argv[2], argc > 3 ? argv[3] : "127.0.0.1", ANSWER_KEEP);
+	}
 	if (argc == 5 && !strcmp(argv[1], "source"))
 		return source(argv[2], argv[3], strtoull(argv[4], NULL, 10));
 	if (argc == 5 && !strcmp(argv[1], "connects"))
 		return connects(argv[2], argv[3], strtoul(argv[4], NULL, 10));
 	if (argc == 5 && !strcmp(argv[1], "hold"))
 		return hold(argv[2], argv[3], strtoul(argv[4], NULL, 10));
-	fprintf(stderr, "usage: helper-net sink|greet|source|connects|hold … (see the source)\n");
+	fprintf(stderr,
+		"usage: helper-net sink|greet|keep|source|connects|hold … (see the source)\n");
 	return 2;
 }
