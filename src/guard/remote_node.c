@@ -3,16 +3,14 @@
  * administrator; a token from another node's administrator; a stranger's join request, whose token
  * is compared in constant time and taken away at once.
  *
- * A token is text: "belay1." and base64 of: address length, address, port, SHA-256 of the CA, 32
- * random bytes, name. The inviting guard keeps only the hash of the random bytes, in memory: a
- * restart of it forgets invitations.
+ * Of a token (token.h) the inviting guard keeps only the hash of its secret, in memory: a restart
+ * forgets invitations.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "audit/base64.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "control.pb-c.h"
@@ -23,13 +21,10 @@
 #include "guard/control.h"
 #include "guard/pb.h"
 #include "guard/remote.h"
+#include "guard/token.h"
 #include "registry/registry.h"
 #include "signer.pb-c.h"
 
-#define TOKEN_PREFIX "belay1."
-#define TOKEN_RANDOM 32
-#define TOKEN_FIXED (1 + 16 + 2 + 32 + TOKEN_RANDOM)
-#define TOKEN_MAX (TOKEN_FIXED + NAME_MAX_LEN)
 #define DOMAIN_DEFAULT "belay.internal"
 
 /* A verb that waits for signer or link. */
@@ -40,8 +35,8 @@ struct verb {
 	char name[NAME_MAX_LEN];
 	struct addr addresses[NODE_ADDRESSES_MAX];
 	size_t n_addresses;
-	struct addr listen, data, to;
-	uint8_t token[TOKEN_RANDOM], ca_sha256[32];
+	struct addr listen, data;
+	struct token token;
 	struct link_peers_seen {
 		char node[NAME_MAX_LEN];
 		struct addr address;
@@ -215,18 +210,13 @@ static void invited(
 	*in = (struct invite){.until_ms = now + REMOTE_INVITE_MS, .n_addresses = v->n_addresses};
 	snprintf(in->node, sizeof(in->node), "%s", v->name);
 	memcpy(in->addresses, v->addresses, sizeof(in->addresses));
-	uint8_t raw[TOKEN_MAX] = {0};
-	size_t name = strlen(v->name);
-	raw[0] = r->listen.ip_len;
-	memcpy(raw + 1, r->listen.ip, 16);
-	raw[17] = (uint8_t)(r->listen.port >> 8);
-	raw[18] = (uint8_t)r->listen.port;
-	memcpy(raw + 19, m->data.data, 32);
-	random_bytes(raw + 51, TOKEN_RANDOM);
-	memcpy(raw + TOKEN_FIXED, v->name, name);
-	sha256_of(raw + 51, TOKEN_RANDOM, in->hash);
-	char text[sizeof(TOKEN_PREFIX) + BASE64_LEN(TOKEN_MAX)] = TOKEN_PREFIX;
-	base64_encode(raw, TOKEN_FIXED + name, text + sizeof(TOKEN_PREFIX) - 1);
+	struct token t = {.to = r->listen};
+	char text[TOKEN_TEXT_MAX];
+	memcpy(t.ca_sha256, m->data.data, sizeof(t.ca_sha256));
+	random_bytes(t.secret, sizeof(t.secret));
+	snprintf(t.node, sizeof(t.node), "%s", v->name);
+	sha256_of(t.secret, sizeof(t.secret), in->hash);
+	token_format(&t, text);
 	if (auditing_admin(g, v->uid, "node-invite", v->name, 0) < 0) {
 		r->n_invites--;
 		verb_fail(v, -EIO, "invite", "the audit log cannot be written");
@@ -234,7 +224,7 @@ static void invited(
 		control_text(g, v->client, text);
 		verb_free(v);
 	}
-	secret_zero(raw, sizeof(raw));
+	secret_zero(&t, sizeof(t));
 	secret_zero(text, sizeof(text));
 }
 
@@ -449,7 +439,7 @@ static void join_done(
 	const Belay__LinkJoinAnswer *a = m->joined;
 	uint8_t print[32];
 	x509_fingerprint(a->ca_der.data, a->ca_der.len, print);
-	int r = secret_equal(print, v->ca_sha256, sizeof(print))
+	int r = secret_equal(print, v->token.ca_sha256, sizeof(print))
 			? x509_node_verify(a->cert_der.data, a->cert_der.len, a->ca_der.data,
 				  a->ca_der.len, &self, &e)
 			: error_set(&e, -EKEYREJECTED, "the CA is not the one the token names");
@@ -486,10 +476,10 @@ static void join_request_made(
 	}
 	Belay__LinkJoin o = BELAY__LINK_JOIN__INIT;
 	Belay__ToLink out = BELAY__TO_LINK__INIT;
-	Belay__Addr to = pb_addr(&v->to), listen = pb_addr(&v->listen);
+	Belay__Addr to = pb_addr(&v->token.to), listen = pb_addr(&v->listen);
 	o.address = &to;
-	o.token = pb_bytes(v->token, sizeof(v->token));
-	o.ca_sha256 = pb_bytes(v->ca_sha256, sizeof(v->ca_sha256));
+	o.token = pb_bytes(v->token.secret, sizeof(v->token.secret));
+	o.ca_sha256 = pb_bytes(v->token.ca_sha256, sizeof(v->token.ca_sha256));
 	o.csr_der = m->data;
 	o.node = v->name;
 	o.listen = &listen;
@@ -500,32 +490,6 @@ static void join_request_made(
 		verb_fail(v, r, "ask link", NULL);
 }
 
-static int token_parse(struct verb *v, const char *text)
-{
-	uint8_t raw[TOKEN_MAX];
-	size_t prefix = sizeof(TOKEN_PREFIX) - 1, len = strlen(text);
-	if (len < prefix || strncmp(text, TOKEN_PREFIX, prefix) != 0 ||
-		len > prefix + BASE64_LEN(TOKEN_MAX) || (len - prefix) % 4)
-		return -EINVAL;
-	text += prefix;
-	len -= prefix;
-	size_t n = len / 4 * 3;
-	for (size_t i = len; n && i > 0 && text[i - 1] == '='; i--)
-		n--;
-	if (n <= TOKEN_FIXED || n >= TOKEN_MAX || base64_decode(text, len, raw, n) < 0 ||
-		(raw[0] != 4 && raw[0] != 16))
-		return -EINVAL;
-	v->to = (struct addr){.ip_len = raw[0], .port = (uint16_t)(raw[17] << 8 | raw[18])};
-	memcpy(v->to.ip, raw + 1, raw[0]);
-	memcpy(v->ca_sha256, raw + 19, 32);
-	memcpy(v->token, raw + 51, TOKEN_RANDOM);
-	memcpy(v->name, raw + TOKEN_FIXED, n - TOKEN_FIXED);
-	secret_zero(raw, sizeof(raw));
-	return v->to.port && strlen(v->name) == n - TOKEN_FIXED && x509_node_valid(v->name)
-		       ? 0
-		       : -EINVAL;
-}
-
 static void verb_join(struct verb *v, const Belay__NodeRequest *m)
 {
 	struct guard *g = v->guard;
@@ -533,10 +497,11 @@ static void verb_join(struct verb *v, const Belay__NodeRequest *m)
 		verb_free(v);
 		return;
 	}
-	if (token_parse(v, m->token) < 0) {
+	if (token_parse(m->token, &v->token) < 0) {
 		verb_fail(v, -EINVAL, "join", "that is no token (belay node invite prints one)");
 		return;
 	}
+	memcpy(v->name, v->token.node, sizeof(v->name));
 	Belay__SignerMakeCsr o = BELAY__SIGNER_MAKE_CSR__INIT;
 	Belay__ToSigner out = BELAY__TO_SIGNER__INIT;
 	o.node = v->name;
