@@ -1,6 +1,7 @@
 /*
  * The node-to-node side of the guard, inside: remote.c holds who the nodes are and their links,
- * remote_open.c a channel's opening from both sides, remote_node.c the verbs of `belay node`.
+ * remote_open.c and remote_serve.c the two sides of a channel's opening, remote_node.c and
+ * remote_list.c the verbs of `belay node`.
  *
  * Trust: link says which node a message is from (its certificate's name and addresses); everything
  * in the message is that node's word about its own programs, and is refused when it speaks of
@@ -9,6 +10,8 @@
 #pragma once
 
 #include "base/secret.h"
+#include "conn.pb-c.h"
+#include "crypto/channel_keys.h"
 #include "guard/guard.h"
 #include "link.pb-c.h"
 #include "node.pb-c.h"
@@ -82,12 +85,31 @@ const char *remote_address_taken(struct guard *g, const struct addr *a);
 void remote_surprise(struct guard *g, struct remote_node *n, const char *what);
 
 /* remote_open.c */
-void remote_take_open(struct guard *g, struct remote_node *n, Belay__ChannelOpen *m);
 void remote_take_answer(struct guard *g, struct remote_node *n, Belay__ChannelAnswer *m);
 void remote_take_end(struct guard *g, struct remote_node *n, const Belay__ChannelEnd *m);
 /* The link is down: what is under way over it fails. */
 void remote_opens_drop(struct guard *g, struct remote_node *n);
 void remote_open_timer(uv_timer_t *t);
+/* What both sides of a channel need. */
+void remote_end_at(
+	struct guard *g, const struct remote_node *n, const uint8_t *id, const char *reason);
+/* The rule's limit, then the log; an allow takes effect only when both agree. Return: 0, or -EACCES
+ * with v->why. */
+int remote_admit(struct guard *g, const struct endpoint_question *q, struct verdict *v,
+	struct seat *seat, uint64_t tree) _must_check_;
+/* Hands the channel to conn; it is in the table already. Return: 0, or negative: fn will not be
+ * called. */
+int remote_give_conn(struct guard *g, const struct channel *c, const char *node,
+	const struct channel_secrets *keys, int fd, call_fn fn, void *ctx,
+	struct call **ret) _must_check_;
+int remote_conn_result(int error, const Belay__FromConn *m) _must_check_;
+
+/* remote_serve.c */
+void remote_take_open(struct guard *g, struct remote_node *n, Belay__ChannelOpen *m);
+void remote_serves_drop(struct guard *g, struct remote_node *n);
+
+/* remote_list.c: `belay node list` */
+void remote_list(struct guard *g, uint64_t client);
 
 /* remote_node.c */
 void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m);
