@@ -135,6 +135,13 @@ void table_remove(struct engine *e, struct entry *en);
 void fd_reset(int fd); /* closes with a TCP reset */
 void fd_tune(int fd);
 
+/* peer.c */
+struct peer *peer_find(struct engine *e, const char *node);
+/* NULL: too many, or a name too long. */
+struct peer *peer_new(struct engine *e, const char *node, const char *self);
+bool peer_used(const struct peer *p);
+void peer_free(struct engine *e, struct peer *p);
+
 /* channel.c */
 void channel_start(struct engine *e, struct channel *ch);
 void channel_pump(struct engine *e, struct channel *ch, uint32_t max);

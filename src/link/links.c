@@ -1,6 +1,6 @@
 /*
  * Which links there are (link.h): dialing with back-off, one live session for each node,
- * keep-alive, joining.
+ * keep-alive; join.c has the rest.
  *
  * Tie: of two sessions between two nodes the one dialed by the node whose name sorts first stays;
  * of two dialed by the same side the newer. Both ends see the same names, so both keep the same
@@ -16,7 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "ipc/ipc.h"
-#include "link/session.h"
+#include "link/internal.h"
 #include "node.pb-c.h"
 
 const struct link_limits link_limits_default = {
@@ -34,27 +34,6 @@ const struct link_limits link_limits_default = {
 #define TAG_PONG 0x32
 #define TAG_JOIN 0x3a
 #define TAG_JOINED 0x42
-
-struct peer {
-	struct link_listed listed;
-	uint64_t dial_at, backoff_ms;
-};
-
-struct links {
-	uv_loop_t *loop;
-	uv_timer_t *timer;
-	struct links_ops ops;
-	void *data;
-	struct link_limits limits;
-	struct tls_ctx *ctx;
-	struct der cert;
-	char self[X509_NODE_MAX];
-	struct peer peers[LINK_PEERS_MAX];
-	size_t n_peers, n_sessions;
-	struct session_list sessions;
-	uint64_t last_id;
-	bool freeing;
-};
 
 uint64_t links_now(const struct links *l)
 {
@@ -98,7 +77,7 @@ static void peer_retry(struct links *l, const char *node)
 
 /* ---- sessions begin and end ---- */
 
-static struct session *session_add(
+struct session *links_session_add(
 	struct links *l, struct tls_ctx *ctx, enum session_kind kind, int fd, bool connecting)
 {
 	if (!ctx || l->n_sessions >= LINK_SESSIONS_MAX) {
@@ -140,7 +119,7 @@ void links_session_end(struct session *s, const char *why)
 	links_arm(l);
 }
 
-static void session_quit(struct session *s, const char *why)
+void links_session_quit(struct session *s, const char *why)
 {
 	tls_conn_close(s->tls);
 	session_flush(s);
@@ -158,8 +137,6 @@ static bool tie_new_wins(
 	return new_ours == ours_wins;
 }
 
-static void join_ask(struct session *s);
-
 static void session_open_node(struct session *s, const struct x509_node *n)
 {
 	struct links *l = s->links;
@@ -167,18 +144,18 @@ static void session_open_node(struct session *s, const struct x509_node *n)
 	if (s->kind == SESSION_DIALED && strcmp(s->node, n->node) != 0) {
 		char why[2 * X509_NODE_MAX + ADDR_TEXT_MAX + 32];
 		snprintf(why, sizeof(why), "%s is node %s, not %s", s->remote, n->node, s->node);
-		session_quit(s, why);
+		links_session_quit(s, why);
 		return;
 	}
 	memcpy(s->node, n->node, sizeof(s->node));
 	if (strcmp(s->node, l->self) == 0 || tls_conn_exporter(s->tls, &exporter) < 0) {
-		session_quit(s, "that is this node itself");
+		links_session_quit(s, "that is this node itself");
 		return;
 	}
 	struct session *old = session_live(l, s->node);
 	if (old && !tie_new_wins(l, old, s)) {
 		secret_clear(&exporter);
-		session_quit(s, "another link to that node stays");
+		links_session_quit(s, "another link to that node stays");
 		return;
 	}
 	s->live = true;
@@ -189,7 +166,7 @@ static void session_open_node(struct session *s, const struct x509_node *n)
 	}
 	if (old) {
 		l->ops.down(l->data, s->node, "replaced by a newer link");
-		session_quit(old, "replaced by a newer link");
+		links_session_quit(old, "replaced by a newer link");
 	}
 	l->ops.up(l->data, n, &exporter, s->kind == SESSION_DIALED, s->remote);
 	secret_clear(&exporter);
@@ -200,18 +177,18 @@ void links_session_open(struct session *s)
 {
 	const struct x509_node *n = tls_conn_peer(s->tls);
 	if (s->kind == SESSION_JOINING)
-		join_ask(s);
+		links_join_ask(s);
 	else if (n)
 		session_open_node(s, n);
 	else if (s->kind == SESSION_ACCEPTED)
 		s->kind = SESSION_GUEST;
 	else
-		session_quit(s, "the other node shows no certificate");
+		links_session_quit(s, "the other node shows no certificate");
 }
 
 /* ---- dialing ---- */
 
-static int dial(const struct addr *a)
+int links_dial(const struct addr *a)
 {
 	struct sockaddr_storage ss;
 	socklen_t len;
@@ -244,8 +221,8 @@ static void peer_dial(struct links *l, struct peer *p)
 	p->dial_at = 0;
 	if (!l->ctx || session_live(l, p->listed.node) || peer_dialing(l, p->listed.node))
 		return;
-	int fd = dial(&p->listed.address);
-	struct session *s = fd < 0 ? NULL : session_add(l, l->ctx, SESSION_DIALED, fd, true);
+	int fd = links_dial(&p->listed.address);
+	struct session *s = fd < 0 ? NULL : links_session_add(l, l->ctx, SESSION_DIALED, fd, true);
 	if (!s) {
 		peer_retry(l, p->listed.node);
 		return;
@@ -290,7 +267,7 @@ void links_accept(struct links *l, int fd)
 		close(fd);
 		return;
 	}
-	(void)session_add(l, l->ctx, SESSION_ACCEPTED, fd, false);
+	(void)links_session_add(l, l->ctx, SESSION_ACCEPTED, fd, false);
 }
 
 /* ---- messages ---- */
@@ -312,7 +289,7 @@ void links_drop(struct links *l, const char *node, const char *why)
 	for (s = LIST_FIRST(&l->sessions); s; s = next) {
 		next = LIST_NEXT(s, link);
 		if (!s->dying && strcmp(s->node, node) == 0)
-			session_quit(s, why);
+			links_session_quit(s, why);
 	}
 }
 
@@ -321,7 +298,7 @@ void links_announce(struct links *l)
 	struct session *s;
 	LIST_FOREACH (s, &l->sessions, link)
 		if (!s->dying)
-			session_quit(s, "the guard was replaced");
+			links_session_quit(s, "the guard was replaced");
 }
 
 static int guest_message(struct session *s, const uint8_t *buf, size_t len)
@@ -384,7 +361,7 @@ static int joining_message(struct session *s, const uint8_t *buf, size_t len)
 	s->links->ops.joined(s->links->data, s->id, &j);
 	free(listed);
 	ipc_free(m);
-	session_quit(s, "joined");
+	links_session_quit(s, "joined");
 	return 0;
 }
 
@@ -402,100 +379,6 @@ int links_session_message(struct session *s, const uint8_t *buf, size_t len)
 	if (buf[0] == TAG_PONG)
 		return 0; /* that something was heard is noted already */
 	return s->links->ops.received(s->links->data, s->node, buf, len);
-}
-
-/* ---- joining ---- */
-
-void links_join(struct links *l, uint64_t id, const struct link_join *j)
-{
-	_cleanup_(tls_ctx_freep) struct tls_ctx *ctx = NULL;
-	struct error e = ERROR_INIT;
-	int r = tls_ctx_new_join(j->ca_sha256, &ctx, &e), fd = -1;
-	if (r == 0)
-		r = fd = dial(&j->address);
-	struct session *s = r < 0 ? NULL : session_add(l, ctx, SESSION_JOINING, fd, true);
-	uint8_t *csr = s && j->csr_len <= X509_DER_MAX ? malloc(j->csr_len) : NULL;
-	if (!csr) {
-		if (s) {
-			s->asked = true;
-			links_session_end(s, "out of memory");
-		}
-		r = r < 0 ? r : -ENOMEM;
-		l->ops.joined(l->data, id,
-			&(struct link_joined){
-				.error = r, .why = e.text[0] ? e.text : strerror(-r)});
-		return;
-	}
-	memcpy(csr, j->csr, j->csr_len);
-	s->id = id;
-	s->join = *j;
-	s->join.csr = csr;
-	addr_format(&j->address, true, s->remote);
-}
-
-/* TLS is open, so the server's chain ends in the CA that the token pins: now the token may be told.
- */
-static void join_ask(struct session *s)
-{
-	Belay__Addr listen = BELAY__ADDR__INIT;
-	listen.ip = (ProtobufCBinaryData){s->join.listen.ip_len, s->join.listen.ip};
-	listen.port = s->join.listen.port;
-	Belay__NodeJoin j = BELAY__NODE_JOIN__INIT;
-	j.token = (ProtobufCBinaryData){LINK_TOKEN_LEN, s->join.token};
-	j.csr_der = (ProtobufCBinaryData){s->join.csr_len, (uint8_t *)(uintptr_t)s->join.csr};
-	j.listen = &listen;
-	Belay__NodeMessage m = BELAY__NODE_MESSAGE__INIT;
-	m.body_case = BELAY__NODE_MESSAGE__BODY_JOIN;
-	m.join = &j;
-	uint8_t buf[X509_DER_MAX + 512];
-	size_t len = belay__node_message__get_packed_size(&m);
-	if (len > sizeof(buf) || !belay__node_message__pack(&m, buf) ||
-		session_send(s, buf, len) < 0)
-		session_quit(s, "the request could not be sent");
-	secret_zero(buf, sizeof(buf));
-	s->live = !s->dying; /* its messages are read from now on; no node, so no link */
-}
-
-void links_join_answer(struct links *l, uint64_t join, const struct link_joined *in)
-{
-	struct session *s;
-	LIST_FOREACH (s, &l->sessions, link)
-		if (s->id == join && s->kind == SESSION_GUEST && s->asked && !s->dying)
-			break;
-	if (!s || in->n_listed > LINK_LISTED_MAX)
-		return;
-	Belay__NodeListed *listed = calloc(in->n_listed + 1, sizeof(*listed));
-	Belay__NodeListed **list = calloc(in->n_listed + 1, sizeof(*list));
-	Belay__Addr *addrs = calloc(in->n_listed + 1, sizeof(*addrs));
-	Belay__NodeJoined j = BELAY__NODE_JOINED__INIT;
-	j.error = in->error;
-	j.why = (char *)(uintptr_t)(in->why ? in->why : "");
-	j.cert_der = (ProtobufCBinaryData){in->cert_len, (uint8_t *)(uintptr_t)in->cert};
-	j.ca_der = (ProtobufCBinaryData){in->ca_len, (uint8_t *)(uintptr_t)in->ca};
-	for (size_t i = 0; listed && list && addrs && i < in->n_listed; i++) {
-		belay__node_listed__init(&listed[i]);
-		belay__addr__init(&addrs[i]);
-		addrs[i].ip = (ProtobufCBinaryData){in->listed[i].address.ip_len,
-			(uint8_t *)(uintptr_t)in->listed[i].address.ip};
-		addrs[i].port = in->listed[i].address.port;
-		listed[i].node = (char *)(uintptr_t)in->listed[i].node;
-		listed[i].address = &addrs[i];
-		list[i] = &listed[i];
-		j.n_node = i + 1;
-	}
-	j.node = list;
-	Belay__NodeMessage m = BELAY__NODE_MESSAGE__INIT;
-	m.body_case = BELAY__NODE_MESSAGE__BODY_JOINED;
-	m.joined = &j;
-	size_t len = belay__node_message__get_packed_size(&m);
-	_cleanup_free_ uint8_t *buf = malloc(len);
-	if (buf && belay__node_message__pack(&m, buf) && session_send(s, buf, len) == 0)
-		s->started_ms = links_now(l); /* time to read it and close */
-	else
-		session_quit(s, "the answer could not be sent");
-	free(listed);
-	free(list);
-	free(addrs);
 }
 
 /* ---- identity ---- */
@@ -520,7 +403,7 @@ int links_identity(struct links *l, const struct der *key, const struct der *cer
 	struct session *s;
 	LIST_FOREACH (s, &l->sessions, link)
 		if (s->kind != SESSION_JOINING && s->kind != SESSION_GUEST)
-			session_quit(s, "this node has a new certificate");
+			links_session_quit(s, "this node has a new certificate");
 	tls_ctx_free(l->ctx);
 	der_clear(&l->cert);
 	l->ctx = ctx;
