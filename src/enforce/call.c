@@ -44,6 +44,8 @@ void call_wait(struct enforce *e, struct request *r, enum request_state state)
 	r->state = state;
 	if (state != REQUEST_ASKED)
 		tick_start(e);
+	else
+		tick_slow_start(e);
 }
 
 void call_wait_socket(struct enforce *e, struct request *r, uint32_t events)

@@ -19,16 +19,18 @@
 #include "enforce/journal.h"
 #include "ipc/component.h"
 
-#define TREES_MAX 4096
+#define TREES_MAX (HERITAGE_KEPT_MAX / 4) /* belayd keeps up to four descriptors of each */
 #define TREE_TURN 8            /* notifications one tree gets served a turn of the loop */
 #define TREE_REQUESTS_MAX 1024 /* being served at once; the rest waits in the kernel */
 #define NOTICES_PER_SECOND 5
 #define NOTICE_MAX 480
-#define GUARD_WAIT_MS 5000 /* for the guard's successor, then the call is refused */
-#define EXEC_WAIT_MS 50    /* an execve that has not replaced the image by then has failed */
+#define GUARD_WAIT_MS 5000    /* for the guard's successor, then the call is refused */
+#define ANSWER_WAIT_MS 120000 /* for a guard that is there: longer than all it waits for itself */
+#define EXEC_WAIT_MS 50       /* an execve that has not replaced the image by then has failed */
 #define EXECS_MAX 1024
 #define INHERITED_MAX 768 /* sockets told about in one question: IPC_MSG_MAX holds them */
 #define TICK_MS 50        /* only while something waits */
+#define TICK_SLOW_MS 2000 /* while all that waits is waiting for answers */
 #define DATAGRAM_MAX 65536
 #define POOL_BATCH 32
 #define POOL_LOW 12
@@ -41,7 +43,9 @@ struct tree {
 	struct enforce *e;
 	uint64_t id;
 	int notify;
-	int err;  /* standard error of `belay run`, or -1 */
+	int err;   /* standard error of `belay run`, for as long as its process lives, or -1 */
+	int first; /* pidfd of that process, or -1 */
+	uv_poll_t *first_poll;
 	int diag; /* sock_diag socket of the tree's network namespace, or -1 */
 	bool sought_diag;
 	uv_poll_t *poll;
@@ -115,8 +119,6 @@ struct enforce {
 	uint32_t n_trees;
 	uint32_t waiting; /* requests in a WAIT or ASKED state */
 	uint64_t questions;
-	uint64_t gone[TREES_MAX]; /* trees that ended while there was no guard to tell */
-	uint32_t n_gone;
 	int ready; /* epoll of sockets of programs: uv_poll would change their flags */
 	uv_poll_t ready_poll;
 	uv_timer_t tick;
@@ -131,6 +133,8 @@ void tree_remove(struct tree *t);
 /* Takes over kept descriptors and unanswered notifications of a predecessor. */
 int tree_restore(struct enforce *e) _must_check_;
 int tree_keep(struct tree *t, const char *suffix, int fd);
+/* Takes the pidfd of the process that was `belay run`, or an error. */
+void tree_watch_first(struct tree *t, int pidfd);
 void tree_unpause(struct tree *t);
 /* One line to the person, `belay: TEXT`; never blocks, a few a second. */
 void tree_notice(struct tree *t, const char *text);
@@ -181,6 +185,7 @@ bool question_exec(struct enforce *e, struct exec *x, Belay__Question *q);
 void question_tree_gone(struct enforce *e, uint64_t tree);
 void question_tick(struct enforce *e, uint64_t now);
 void tick_start(struct enforce *e);
+void tick_slow_start(struct enforce *e);
 /* Fills a schema address from ours; `ip` must live as long as the message. */
 void question_addr(Belay__Addr *to, const struct addr *from);
 

@@ -302,7 +302,8 @@ void exec_tick(struct enforce *e, uint64_t now)
 			x->interrupted = true;
 			if (ptrace(PTRACE_INTERRUPT, x->tid, NULL, NULL) < 0 && errno == ESRCH)
 				exec_forget(e, x);
-		} else if (x->stopped && !x->question && now - x->since_ms > GUARD_WAIT_MS) {
+		} else if (x->stopped &&
+			   now - x->since_ms > (x->question ? ANSWER_WAIT_MS : GUARD_WAIT_MS)) {
 			if (x->tree)
 				tree_notice(x->tree, "refused: the instance does not answer "
 						     "(try `belay status`)");

@@ -22,19 +22,27 @@ static void tick(uv_timer_t *t)
 	uint64_t now = clock_mono_ms();
 	question_tick(e, now);
 	exec_tick(e, now);
-	bool needed = e->n_exec > 0;
-	for (uint32_t i = 0; i < JOURNAL_SLOTS && e->waiting && !needed; i++)
-		needed = e->request[i].state > REQUEST_ASKED;
-	if (!needed)
-		uv_timer_stop(t);
-	else
+	bool soon = e->n_exec > 0;
+	for (uint32_t i = 0; i < JOURNAL_SLOTS && e->waiting && !soon; i++)
+		soon = e->request[i].state > REQUEST_ASKED;
+	if (soon) {
 		pool_refill(e);
+		tick_start(e);
+	} else if (e->waiting) {
+		tick_slow_start(e);
+	}
 }
 
 void tick_start(struct enforce *e)
 {
+	if (!uv_is_active((uv_handle_t *)&e->tick) || uv_timer_get_due_in(&e->tick) > TICK_MS)
+		uv_timer_start(&e->tick, tick, TICK_MS, 0);
+}
+
+void tick_slow_start(struct enforce *e)
+{
 	if (!uv_is_active((uv_handle_t *)&e->tick))
-		uv_timer_start(&e->tick, tick, TICK_MS, TICK_MS);
+		uv_timer_start(&e->tick, tick, TICK_SLOW_MS, 0);
 }
 
 static void ready(uv_poll_t *p, int status, int events)

@@ -6,6 +6,8 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -66,10 +68,37 @@ static int take_tree(struct enforce *e, const Belay__TreeAdd *m, int *fds, size_
 		question_tree_gone(e, m->tree);
 		return 0;
 	}
-	if (!known && (tree_keep(t, "", t->notify) < 0 ||
-			      (t->err >= 0 && tree_keep(t, "-err", t->err) < 0)))
-		log_warn("tree %llu would not outlive this process", (unsigned long long)t->id);
-	return 0;
+	if (!known) {
+		tree_watch_first(t, (int)syscall(__NR_pidfd_open, (pid_t)m->pid, 0));
+		if (tree_keep(t, "", t->notify) < 0 ||
+			(t->err >= 0 && tree_keep(t, "-err", t->err) < 0) ||
+			(t->first >= 0 && tree_keep(t, "-first", t->first) < 0))
+			log_warn("tree %llu would not outlive this process",
+				(unsigned long long)t->id);
+	}
+	Belay__TreeAdded added = BELAY__TREE_ADDED__INIT;
+	Belay__FromEnforce out = BELAY__FROM_ENFORCE__INIT;
+	added.tree = m->tree;
+	out.body_case = BELAY__FROM_ENFORCE__BODY_TREE_ADDED;
+	out.tree_added = &added;
+	/* Not told: the guard is gone, and its successor hears of the tree on the next arrow. */
+	r = ipc_send(&e->guard, &out.base, NULL, 0);
+	return r == -EPIPE || r == -ECONNRESET ? 0 : r;
+}
+
+/* Says which trees there are; what a guard was told before, or missed, counts no more. */
+static int tell_trees(struct enforce *e)
+{
+	static uint64_t all[TREES_MAX];
+	Belay__TreesHeld held = BELAY__TREES_HELD__INIT;
+	Belay__FromEnforce m = BELAY__FROM_ENFORCE__INIT;
+	struct tree *t;
+	held.tree = all;
+	LIST_FOREACH (t, &e->trees, link)
+		all[held.n_tree++] = t->id;
+	m.body_case = BELAY__FROM_ENFORCE__BODY_TREES_HELD;
+	m.trees_held = &held;
+	return ipc_send(&e->guard, &m.base, NULL, 0);
 }
 
 static int guard_message(
@@ -115,10 +144,9 @@ int question_arrow(struct enforce *e, int fd)
 	int r = ipc_chan_init(&e->guard, &e->c->loop, fd, guard_message, guard_closed, e);
 	if (r < 0)
 		return r;
-	uint32_t n = e->n_gone;
-	e->n_gone = 0;
-	for (uint32_t i = 0; i < n; i++) /* what cannot be told now is put back at or before i */
-		question_tree_gone(e, e->gone[i]);
+	r = tell_trees(e);
+	if (r < 0 && r != -EPIPE && r != -ECONNRESET)
+		return r;
 	pool_refill(e);
 	for (uint32_t i = 0; i < JOURNAL_SLOTS; i++) {
 		struct request *q = &e->request[i];
@@ -178,9 +206,9 @@ void question_tree_gone(struct enforce *e, uint64_t tree)
 	gone.tree = tree;
 	m.body_case = BELAY__FROM_ENFORCE__BODY_TREE_GONE;
 	m.tree_gone = &gone;
-	bool told = ipc_chan_open(&e->guard) && ipc_send(&e->guard, &m.base, NULL, 0) >= 0;
-	if (!told && e->n_gone < TREES_MAX)
-		e->gone[e->n_gone++] = tree;
+	/* A guard that misses it hears on the next arrow which trees are left. */
+	if (ipc_chan_open(&e->guard) && ipc_send(&e->guard, &m.base, NULL, 0) < 0)
+		log_info("the guard was not told that tree %llu ended", (unsigned long long)tree);
 }
 
 void question_addr(Belay__Addr *to, const struct addr *from)
@@ -196,6 +224,13 @@ void question_addr(Belay__Addr *to, const struct addr *from)
 static void request_tick(struct enforce *e, struct request *r, uint64_t now)
 {
 	switch (r->state) {
+	case REQUEST_ASKED:
+		if (now - r->since_ms > ANSWER_WAIT_MS) {
+			tree_notice(r->tree,
+				"refused: the instance does not answer (try `belay status`)");
+			call_reply(e, r, -EACCES, 0);
+		}
+		break;
 	case REQUEST_WAIT_GUARD:
 	case REQUEST_WAIT_SOCKETS:
 		if (now - r->since_ms > GUARD_WAIT_MS) {

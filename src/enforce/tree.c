@@ -132,6 +132,51 @@ static int tree_start(struct tree *t)
 	return uv_poll_start(t->poll, UV_READABLE, tree_ready);
 }
 
+/*
+ * Whoever reads a program's output to its end waits until every copy of the descriptor is closed,
+ * so ours goes with the process it came from and not with the tree's last one. Kernels before 6.11
+ * tell a tree's end only when its last zombie is waited for, which the reader may do after reading.
+ */
+static void first_forget(struct tree *t)
+{
+	const char *const suffix[] = {"-err", "-first"};
+	int *const fd[] = {&t->err, &t->first};
+	if (t->first_poll) {
+		uv_poll_stop(t->first_poll);
+		uv_close((uv_handle_t *)t->first_poll, poll_free);
+		t->first_poll = NULL;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(fd); i++) {
+		if (*fd[i] < 0)
+			continue;
+		if (tree_keep(t, suffix[i], -1) < 0)
+			log_warn("tree %llu: a descriptor stays with belayd",
+				(unsigned long long)t->id);
+		close(take_fd(fd[i]));
+	}
+}
+
+static void first_ended(uv_poll_t *p, int status, int events)
+{
+	(void)status, (void)events;
+	first_forget(p->data);
+}
+
+void tree_watch_first(struct tree *t, int pidfd)
+{
+	uv_poll_t *p = pidfd < 0 || t->err < 0 ? NULL : calloc(1, sizeof(*p));
+	if (!p || uv_poll_init(&t->e->c->loop, p, pidfd) < 0) {
+		free(p);
+		if (pidfd >= 0)
+			close(pidfd);
+		return;
+	}
+	p->data = t;
+	t->first = pidfd;
+	t->first_poll = p;
+	uv_poll_start(p, UV_READABLE, first_ended);
+}
+
 int tree_add(struct enforce *e, uint64_t id, int notify, int err)
 {
 	if (!id || tree_find(e, id)) {
@@ -148,7 +193,7 @@ int tree_add(struct enforce *e, uint64_t id, int notify, int err)
 			close(err);
 		return -ENOBUFS;
 	}
-	*t = (struct tree){.e = e, .id = id, .notify = notify, .err = err, .diag = -1};
+	*t = (struct tree){.e = e, .id = id, .notify = notify, .err = err, .first = -1, .diag = -1};
 	LIST_INSERT_HEAD(&e->trees, t, link);
 	e->n_trees++;
 	int r = tree_start(t);
@@ -164,8 +209,10 @@ void tree_remove(struct tree *t)
 		if (e->request[i].tree == t)
 			call_drop(e, &e->request[i]);
 	exec_tree_gone(t);
-	const char *const suffix[] = {"", "-err", "-diag"};
-	int *const fd[] = {&t->notify, &t->err, &t->diag};
+	first_forget(t);
+	/* The tree's own last: should we be killed half-way, it brings a successor back here. */
+	const char *const suffix[] = {"-diag", ""};
+	int *const fd[] = {&t->diag, &t->notify};
 	if (t->poll) {
 		uv_poll_stop(t->poll);
 		uv_close((uv_handle_t *)t->poll, poll_free);
@@ -198,16 +245,29 @@ static int restore_trees(struct enforce *e)
 		int err = component_kept(e->c, name);
 		snprintf(name, sizeof(name), "tree-%llu-diag", id);
 		int diag = component_kept(e->c, name);
+		snprintf(name, sizeof(name), "tree-%llu-first", id);
+		int first = component_kept(e->c, name);
 		int r = tree_add(e, id, take_fd(&h->kept[i].fd), err);
 		struct tree *t = r < 0 ? NULL : tree_find(e, id);
 		if (!t) {
 			if (diag >= 0)
 				close(diag);
+			if (first >= 0)
+				close(first);
 			log_warn("tree %llu is lost: %s", id, strerror(-r));
 			continue;
 		}
 		t->diag = diag;
 		t->sought_diag = diag >= 0;
+		tree_watch_first(t, first);
+	}
+	/* Left of trees that ended while a predecessor gave them up. */
+	for (size_t i = 0; i < h->n_kept; i++) {
+		if (h->kept[i].fd < 0 || strncmp(h->kept[i].name, "tree-", 5))
+			continue;
+		close(take_fd(&h->kept[i].fd));
+		if (component_keep(e->c, h->kept[i].name, -1) < 0)
+			log_warn("%s stays with belayd", h->kept[i].name);
 	}
 	return 0;
 }

@@ -35,7 +35,7 @@ int bind_record(struct guard *g, struct bind *b)
 	return 0;
 }
 
-static void bind_drop(struct guard *g, struct bind *b)
+void bind_drop(struct guard *g, struct bind *b)
 {
 	publish_end(g, b);
 	grant_destination_gone(g, b->transport, &b->addr);

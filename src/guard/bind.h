@@ -30,4 +30,6 @@ void bind_judge(struct guard *g, const char *reason);
 /* Orders the end of the socket and removes the entry; channels to it end too. */
 void bind_end(struct guard *g, struct bind *b, const char *reason);
 /* Mirrors a changed entry into the state table. */
+/* Its socket is gone, and with it the entry, its record, its grants and its published port. */
+void bind_drop(struct guard *g, struct bind *b);
 int bind_record(struct guard *g, struct bind *b) _must_check_;

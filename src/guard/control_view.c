@@ -327,28 +327,10 @@ void control_run(struct client *c, const Belay__RunRequest *m)
 			"no program is enrolled as '%.64s' (try belay programs)", m->as);
 		return;
 	}
-	if (!arrow_up(g, ROLE_ENFORCE)) {
-		control_error(g, c->id, -EAGAIN,
-			"the instance is restarting a part of itself (try again)");
-		return;
-	}
 	int r = tree_start(g, c->pid, c->uid, m->as, &tree);
 	if (r < 0) {
 		control_error(g, c->id, r, "cannot keep a record of the run: %s", strerror(-r));
 		return;
 	}
-	Belay__TreeAdd t = BELAY__TREE_ADD__INIT;
-	Belay__ToEnforce out = BELAY__TO_ENFORCE__INIT;
-	t.tree = tree;
-	t.pid = c->pid;
-	t.uid = c->uid;
-	out.body_case = BELAY__TO_ENFORCE__BODY_TREE_ADD;
-	out.tree_add = &t;
-	r = arrow_send(g, ROLE_ENFORCE, &out.base, c->fds, c->n_fds);
-	if (r < 0) {
-		tree_gone(g, tree);
-		control_error(g, c->id, r, "enforce does not take the run (try again)");
-		return;
-	}
-	control_text(g, c->id, "");
+	tree_give(g, tree, c->id, c->fds, c->n_fds);
 }

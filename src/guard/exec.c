@@ -173,7 +173,7 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 		job_refuse(j, &q, &v);
 		return;
 	}
-	if (decide_record(g, &q, &v, j->tree) < 0) {
+	if (decide_record(g, &q, &v, j->tree) < 0 || tree_ran(g, j->tree) < 0) {
 		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
 		return;
 	}

@@ -269,6 +269,7 @@ int remote_connect(struct job *j, const char *node) _must_check_;
 void remote_job_gone(struct job *j); /* j->remote is to be dropped */
 void remote_channel_ended(struct guard *g, const struct channel *c, const char *reason);
 void remote_arrow_up(struct guard *g, enum role role); /* link, conn, signer */
+void remote_dispatcher_up(struct guard *g);
 void remote_arrow_down(struct guard *g, enum role role);
 /* Messages that answer no call of ours. Negative: a surprise. */
 int remote_link_message(struct guard *g, const void *from_link);

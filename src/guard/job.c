@@ -24,6 +24,8 @@
 #include "guard/process.h"
 #include "guard/tree.h"
 
+#define HELD_WAIT_MS 20000 /* for the fabric; longer than the time-out of asking it */
+
 struct held { /* a question that waits for the fabric to be held against the tables */
 	STAILQ_ENTRY(held) link;
 	struct job *job;
@@ -33,17 +35,26 @@ struct held { /* a question that waits for the fabric to be held against the tab
 struct jobs {
 	TAILQ_HEAD(, job) list;
 	STAILQ_HEAD(, held) held;
+	uv_timer_t *held_timer; /* runs while a question is held */
 	size_t n;
 };
+
+static void timer_free(uv_handle_t *h)
+{
+	free(h);
+}
 
 int jobs_init(struct guard *g)
 {
 	g->jobs = calloc(1, sizeof(*g->jobs));
-	if (!g->jobs)
+	uv_timer_t *t = g->jobs ? calloc(1, sizeof(*t)) : NULL;
+	if (!t)
 		return -ENOMEM;
 	TAILQ_INIT(&g->jobs->list);
 	STAILQ_INIT(&g->jobs->held);
-	return 0;
+	g->jobs->held_timer = t;
+	t->data = g;
+	return uv_timer_init(&g->component.loop, t);
 }
 
 static void job_free(struct job *j)
@@ -79,6 +90,8 @@ void jobs_deinit(struct guard *g)
 	}
 	while (!TAILQ_EMPTY(&g->jobs->list))
 		job_free(TAILQ_FIRST(&g->jobs->list));
+	if (g->jobs->held_timer)
+		uv_close((uv_handle_t *)g->jobs->held_timer, timer_free);
 	free(g->jobs);
 	g->jobs = NULL;
 }
@@ -212,6 +225,19 @@ static int job_new(struct guard *g, uint64_t id, const Belay__Question *q, const
 	return 0;
 }
 
+/* The fabric does not come back: what waits for it is refused. */
+static void held_timeout(uv_timer_t *t)
+{
+	struct guard *g = t->data;
+	struct held *h;
+	while ((h = STAILQ_FIRST(&g->jobs->held))) {
+		STAILQ_REMOVE_HEAD(&g->jobs->held, link);
+		job_fail(h->job, -ETIMEDOUT, "judge a call");
+		ipc_free(h->message);
+		free(h);
+	}
+}
+
 /* Keeps the question until jobs_release(). The message is copied by packing: rare, at start only.
  */
 static void job_hold(struct job *j, const Belay__FromEnforce *m)
@@ -229,12 +255,16 @@ static void job_hold(struct job *j, const Belay__FromEnforce *m)
 		return;
 	}
 	h->job = j;
-	STAILQ_INSERT_TAIL(&j->guard->jobs->held, h, link);
+	struct jobs *jobs = j->guard->jobs;
+	if (STAILQ_EMPTY(&jobs->held))
+		uv_timer_start(jobs->held_timer, held_timeout, HELD_WAIT_MS, 0);
+	STAILQ_INSERT_TAIL(&jobs->held, h, link);
 }
 
 void jobs_release(struct guard *g)
 {
 	struct held *h;
+	uv_timer_stop(g->jobs->held_timer);
 	while ((h = STAILQ_FIRST(&g->jobs->held))) {
 		STAILQ_REMOVE_HEAD(&g->jobs->held, link);
 		job_start(h->job, h->message->question);
@@ -329,6 +359,16 @@ int jobs_message(struct guard *g, const Belay__FromEnforce *m, int *fds, size_t 
 		if (n_fds)
 			return -EBADMSG;
 		tree_gone(g, m->tree_gone->tree);
+		return 0;
+	case BELAY__FROM_ENFORCE__BODY_TREES_HELD:
+		if (n_fds)
+			return -EBADMSG;
+		trees_held(g, m->trees_held->tree, m->trees_held->n_tree);
+		return 0;
+	case BELAY__FROM_ENFORCE__BODY_TREE_ADDED:
+		if (n_fds)
+			return -EBADMSG;
+		tree_added(g, m->tree_added->tree);
 		return 0;
 	case BELAY__FROM_ENFORCE__BODY__NOT_SET:
 	case _BELAY__FROM_ENFORCE__BODY__CASE_IS_INT_SIZE:

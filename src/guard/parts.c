@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "guard/auditing.h"
+#include "guard/publish.h"
 
 int parts_init(struct guard *g)
 {
@@ -22,6 +23,11 @@ void parts_notice(struct guard *g, const Belay__PeerEnded *m)
 	if (m->started) {
 		p->pid = m->pid;
 		p->restarts = m->generation > 1 ? m->generation - 1 : 0;
+	}
+	/* What its predecessor was told and had not done yet is lost with it. */
+	if (m->started && m->role == ROLE_DISPATCHER && g->restored) {
+		publish_again(g);
+		remote_dispatcher_up(g);
 	}
 	auditing_component(g, (enum role)m->role, m->pid, m->started ? "start" : "end", m->how);
 }

@@ -58,6 +58,30 @@ void publish_end(struct guard *g, struct bind *b)
 		log_error("cannot order the end of a published port");
 }
 
+static int publish_order(struct guard *g, const struct bind *b)
+{
+	Belay__Publish p = BELAY__PUBLISH__INIT;
+	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
+	p.id = b->publish;
+	p.ip = pb_bytes(b->addr.ip, b->addr.ip_len);
+	p.port = b->addr.port;
+	m.body_case = BELAY__FROM_COMPONENT__BODY_PUBLISH;
+	m.publish = &p;
+	return dispatcher_send(g, &m);
+}
+
+static void again_one(struct guard *g, struct bind *b, const void *x)
+{
+	(void)x;
+	if (b->publish && publish_order(g, b) < 0)
+		log_error("cannot publish a port again");
+}
+
+void publish_again(struct guard *g)
+{
+	bind_each(g, again_one, NULL);
+}
+
 void publish_judge(struct guard *g, struct bind *b)
 {
 	struct verdict v;
@@ -71,17 +95,10 @@ void publish_judge(struct guard *g, struct bind *b)
 	}
 	if (b->publish || decide_record(g, &q, &v, b->tree) < 0)
 		return;
-	Belay__Publish p = BELAY__PUBLISH__INIT;
-	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
 	do
 		randombytes_buf(&b->publish, sizeof(b->publish));
 	while (!b->publish);
-	p.id = b->publish;
-	p.ip = pb_bytes(b->addr.ip, b->addr.ip_len);
-	p.port = b->addr.port;
-	m.body_case = BELAY__FROM_COMPONENT__BODY_PUBLISH;
-	m.publish = &p;
-	if (bind_record(g, b) < 0 || dispatcher_send(g, &m) < 0) {
+	if (bind_record(g, b) < 0 || publish_order(g, b) < 0) {
 		log_error("cannot publish a port");
 		b->publish = 0;
 	}

@@ -6,6 +6,8 @@
 
 /* After a listener started, or facts changed: publishes or ends it as policy says now. */
 void publish_judge(struct guard *g, struct bind *b);
+/* Tells the dispatcher of every published port: a new one, or one that knew our predecessor. */
+void publish_again(struct guard *g);
 void publish_end(struct guard *g, struct bind *b);
 /* The dispatcher's answer to our request. */
 void publish_answer(struct guard *g, const Belay__Publish *m);

@@ -403,6 +403,11 @@ static void tell_dispatcher(struct guard *g)
 		log_error("cannot ask the dispatcher to listen for nodes");
 }
 
+void remote_dispatcher_up(struct guard *g)
+{
+	tell_dispatcher(g);
+}
+
 int remote_listen_answer(struct guard *g, const void *listen)
 {
 	const Belay__Listen *l = listen;

@@ -18,8 +18,10 @@
 #include "guard/channel.h"
 #include "guard/grant.h"
 #include "guard/job.h"
+#include "guard/judge.h"
 #include "guard/pb.h"
 #include "guard/policies.h"
+#include "guard/publish.h"
 #include "guard/state.h"
 #include "guard/tree.h"
 #include "state.pb-c.h"
@@ -91,8 +93,8 @@ static int record_load(struct guard *g, Belay__StateRecord *m, int slot)
 {
 	switch (m->body_case) {
 	case BELAY__STATE_RECORD__BODY_TREE:
-		return tree_restore(
-			g, m->tree->tree, m->tree->pid, m->tree->uid, m->tree->as, slot);
+		return tree_restore(g, m->tree->tree, m->tree->pid, m->tree->uid, m->tree->as,
+			m->tree->ran, slot);
 	case BELAY__STATE_RECORD__BODY_BIND:
 		return bind_load(g, m->bind, slot);
 	case BELAY__STATE_RECORD__BODY_CHANNEL:
@@ -177,10 +179,8 @@ static void flow_seen(struct guard *g, const Belay__FabricFlow *f)
 static void bind_lost(struct guard *g, struct bind *b, const void *x)
 {
 	(void)x;
-	if (!b->unseen)
-		return;
-	state_drop(g, b->slot);
-	bind_remove(g, b);
+	if (b->unseen)
+		bind_drop(g, b);
 }
 
 static void restore_done(struct guard *g)
@@ -193,10 +193,15 @@ static void restore_done(struct guard *g)
 			channel_ended(g, c, "lost");
 	}
 	bool first = !g->restored;
+	/* Our predecessor may have died between changing the facts and ending what they refuse. */
+	if (first)
+		judge_all(g, "policy");
 	g->restored = true;
 	arrow_set_ready(g, ROLE_FABRIC);
-	if (first)
+	if (first) {
+		publish_again(g);
 		jobs_release(g);
+	}
 }
 
 static void dumped(struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)

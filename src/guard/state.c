@@ -75,7 +75,8 @@ static Belay__StateSubject *subject_fill(struct subject_msg *b, const struct sub
 	return &b->m;
 }
 
-int state_put_tree(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as)
+int state_put_tree(
+	struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as, bool ran)
 {
 	Belay__StateTree t = BELAY__STATE_TREE__INIT;
 	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
@@ -83,6 +84,7 @@ int state_put_tree(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, c
 	t.pid = pid;
 	t.uid = uid;
 	t.as = pb_text(as);
+	t.ran = ran;
 	m.body_case = BELAY__STATE_RECORD__BODY_TREE;
 	m.tree = &t;
 	return put(g, &m);

@@ -40,8 +40,8 @@ int state_table_slots(const struct state_table *t); /* one past the highest slot
 /* ---- our structs (state.c). Return: the new slot, or negative: then the effect must not happen
  * ---- */
 
-int state_put_tree(
-	struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as) _must_check_;
+int state_put_tree(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as,
+	bool ran) _must_check_;
 int state_put_bind(struct guard *g, const struct bind *b) _must_check_;
 int state_put_channel(struct guard *g, const struct channel *c) _must_check_;
 void state_drop(struct guard *g, int slot);

@@ -12,8 +12,19 @@ bool tree_known(struct guard *g, uint64_t tree);
  */
 int tree_start(
 	struct guard *g, uint32_t pid, uint32_t uid, const char *as, uint64_t *ret) _must_check_;
-/* At the tree's first exec: the name `belay run --as` asked for, once; else NULL. */
+/* Until the tree's first program may start: the name `belay run --as` asked for, if any; else NULL.
+ */
 const char *tree_first_program(struct guard *g, uint64_t tree);
+/* Its first program is let start. Recorded: whoever is asked again by a lost answer knows it. */
+int tree_ran(struct guard *g, uint64_t tree) _must_check_;
 int tree_restore(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, const char *as,
-	int slot) _must_check_;
+	bool ran, int slot) _must_check_;
 void tree_gone(struct guard *g, uint64_t tree);
+/*
+ * Gives the tree's descriptors to enforce, again to a successor if need be, until enforce says that
+ * the tree outlives it; then the client's request is answered. Takes what it uses of fds.
+ */
+void tree_give(struct guard *g, uint64_t tree, uint64_t client, int *fds, size_t n_fds);
+/* Enforce's words. */
+void tree_added(struct guard *g, uint64_t tree);
+void trees_held(struct guard *g, const uint64_t *held, size_t n);

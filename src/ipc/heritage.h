@@ -19,7 +19,7 @@
 #include "base/error.h"
 #include "ipc/role.h"
 
-#define HERITAGE_KEPT_MAX 4096 /* descriptors a component may have belayd keep */
+#define HERITAGE_KEPT_MAX 8192 /* descriptors a component may have belayd keep */
 #define HERITAGE_NAME_MAX 48
 #define HERITAGE_DIR_MAX 256
 #define HERITAGE_TEXT_MAX (512u * 1024)

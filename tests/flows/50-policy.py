@@ -284,7 +284,7 @@ def test_reload_under_load_refuses_nobody_it_allows(w):
     wait_for("redis is up", lambda: "Ready to accept" in s.output())
     new = w.serve("redis-benchmark", "-p", "7001", "-t", "get", "-n", "10000000", "-c", "4", "-k", "0", "-q")
     kept = w.serve("redis-benchmark", "-p", "7001", "-t", "get", "-n", "100000000", "-c", "4", "-q")
-    wait_for("both run", lambda: len(w.channels()) >= 5)
+    wait_for("both run", lambda: len(w.channels()) >= 5 and sum(c["from"]["pid"] == kept.pid for c in w.channels()) == 4)
     was = {c["channel"] for c in w.channels() if c["from"]["pid"] == kept.pid}
     t = time.monotonic()
     for i in range(50):
