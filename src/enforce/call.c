@@ -1,8 +1,8 @@
 /*
  * Trapped calls: which is it, and how it ends. Input: a notification, every number of which the
  * program chose, from a filter the program's user chose: an unknown call or architecture is ENOSYS.
- * Two rules: a call any memory of which was read is executed here and never continued; a request is
- * acted on only after call_valid() said that its caller still waits.
+ * Two rules: a call is executed here and never continued, but for execve, of which nothing is read;
+ * a request is acted on only after call_valid() said that its caller still waits.
  */
 #include <errno.h>
 #include <linux/audit.h>
@@ -63,6 +63,8 @@ void call_wait_socket(struct enforce *e, struct request *r, uint32_t events)
 void call_drop(struct enforce *e, struct request *r)
 {
 	struct tree *t = r->tree;
+	if (r->state == REQUEST_WAIT_ACT && t)
+		act_gone(e, r);
 	if (r->state != REQUEST_NONE)
 		e->waiting--;
 	sock_forget(e, r);
@@ -269,14 +271,8 @@ static void sock_serve(struct enforce *e, struct request *r)
 		return;
 	case __NR_bind:
 	case __NR_listen:
-		/*
-		 * A Unix or netlink socket: nothing was read but the kind of the socket. Should
-		 * another thread put a fabric socket under that number now, the kernel refuses it
-		 * every port: in the fabric all are privileged and the program has no capability
-		 * there. A Unix address is judged where somebody connects to it.
-		 */
 		if (!kind)
-			call_continue(e, r);
+			act_serve(e, r);
 		else if (r->n.data.nr == __NR_bind)
 			bind_serve(e, r);
 		else

@@ -32,6 +32,8 @@
 #define TICK_MS 50        /* only while something waits */
 #define TICK_SLOW_MS 2000 /* while all that waits is waiting for answers */
 #define DATAGRAM_MAX 65536
+#define ACTS_MAX 256    /* children acting in callers' places */
+#define TREE_ACTS_MAX 4 /* of one tree: a path may lead to where nobody ever answers */
 #define POOL_BATCH 32
 #define POOL_LOW 12
 #define POOL_MAX 128
@@ -50,7 +52,7 @@ struct tree {
 	bool sought_diag;
 	uv_poll_t *poll;
 	bool paused;
-	uint32_t requests;
+	uint32_t requests, acts;
 	uint64_t notice_second;
 	uint32_t notices, notices_dropped;
 };
@@ -62,6 +64,7 @@ enum request_state {
 	REQUEST_WAIT_SOCKETS, /* served again when the pool is filled */
 	REQUEST_WAIT_SOCKET,  /* the call would block: served again when its socket is ready */
 	REQUEST_WAIT_TICK,    /* the same where readiness cannot be waited for */
+	REQUEST_WAIT_ACT,     /* a child does it */
 };
 
 enum answer_to { ANSWER_CONNECT, ANSWER_PLAIN, ANSWER_DATAGRAM, ANSWER_UNIX };
@@ -96,6 +99,11 @@ struct exec {
 	uint64_t since_ms;
 };
 
+struct act {
+	pid_t pid; /* 0: free. A child of ours, not reaped yet */
+	uint64_t tree, call;
+};
+
 struct pool {
 	int family;
 	Belay__Transport transport;
@@ -113,6 +121,8 @@ struct enforce {
 	struct request request[JOURNAL_SLOTS];
 	struct exec exec[EXECS_MAX];
 	uint32_t n_exec;
+	struct act act[ACTS_MAX];
+	uint32_t n_act;
 	struct pool pool[POOLS];
 	uint64_t cookie; /* of the fabric's network namespace; 0: not known yet */
 	LIST_HEAD(, tree) trees;
@@ -144,7 +154,7 @@ void tree_notice(struct tree *t, const char *text);
 void call_serve(struct enforce *e, struct request *r);
 void call_answered(struct enforce *e, struct request *r, int error);
 void call_reply(struct enforce *e, struct request *r, int error, int64_t value);
-/* Only for calls none of whose memory was read. */
+/* execve only: nothing of it is looked at before the new image stands. */
 void call_continue(struct enforce *e, struct request *r);
 /* True while the caller still waits for this very answer: what was read of it then was its own. */
 bool call_valid(const struct request *r);
@@ -153,6 +163,13 @@ void call_wait(struct enforce *e, struct request *r, enum request_state state);
 void call_wait_socket(struct enforce *e, struct request *r, uint32_t events);
 /* The request is gone without an answer: caller or tree died. */
 void call_drop(struct enforce *e, struct request *r);
+
+/* ---- act.c: bind and listen on sockets that are not the fabric's ---- */
+void act_serve(struct enforce *e, struct request *r);
+/* True when the process that ended was one of act.c's. */
+bool act_ended(struct enforce *e, pid_t pid, int status);
+/* Its caller is gone: the child of the request, if it has one, ends. */
+void act_gone(struct enforce *e, const struct request *r);
 
 /* ---- connect.c ---- */
 void connect_serve(struct enforce *e, struct request *r);

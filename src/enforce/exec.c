@@ -250,7 +250,7 @@ void exec_child(uv_signal_t *s, int signum)
 		struct exec *x = exec_find(e, tid);
 		if (WIFSTOPPED(status))
 			stop_event(e, tid, status);
-		else if (x)
+		else if (!act_ended(e, tid, status) && x)
 			exec_forget(e, x);
 	}
 }

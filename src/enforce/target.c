@@ -137,6 +137,14 @@ int target_write(pid_t tid, uint64_t address, const void *buf, size_t len)
 	return n == (ssize_t)len ? 0 : -EFAULT;
 }
 
+int target_magic(pid_t tid, const char *what, int flags)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/%d/%s", tid, what);
+	int fd = open(path, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 int target_signalled(pid_t tid)
 {
 	_cleanup_free_ char *s = NULL;
@@ -160,9 +168,13 @@ int target_ids(pid_t tid, struct target_ids *ret)
 		return r;
 	const char *u = status_field(s, "Uid"), *g = status_field(s, "Gid");
 	const char *groups = status_field(s, "Groups");
-	if (!u || !g || !groups || sscanf(u, "%*u %*u %*u %u", &ret->uid) != 1 ||
-		sscanf(g, "%*u %*u %*u %u", &ret->gid) != 1)
+	const char *mask = status_field(s, "Umask"), *cap = status_field(s, "CapEff");
+	if (!u || !g || !groups || !mask || !cap ||
+		sscanf(u, "%*u %u %*u %u", &ret->euid, &ret->uid) != 2 ||
+		sscanf(g, "%*u %u %*u %u", &ret->egid, &ret->gid) != 2)
 		return -EINVAL;
+	ret->umask = (mode_t)strtoul(mask, NULL, 8) & 0777;
+	ret->capabilities = strtoull(cap, NULL, 16);
 	ret->n_groups = 0;
 	while (*groups && *groups != '\n' && ret->n_groups < ARRAY_LEN(ret->groups)) {
 		char *end;

@@ -22,10 +22,14 @@ int target_read(pid_t tid, uint64_t address, void *buf, size_t len) _must_check_
 int target_write(pid_t tid, uint64_t address, const void *buf, size_t len) _must_check_;
 /* A signal with a handler, not blocked, is waiting for the thread. */
 int target_signalled(pid_t tid) _must_check_;
-/* Real and file-system ids of the thread, for acting with its permissions. */
+/* A descriptor of /proc/TID/WHAT, opened with these flags. */
+int target_magic(pid_t tid, const char *what, int flags) _must_check_;
+/* What the thread acts with: file-system and effective ids, groups, umask, capabilities. */
 struct target_ids {
-	uid_t uid;
-	gid_t gid;
+	uid_t uid, euid;
+	gid_t gid, egid;
+	mode_t umask;
+	uint64_t capabilities;
 	gid_t groups[64];
 	size_t n_groups;
 };

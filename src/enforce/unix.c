@@ -73,14 +73,6 @@ static void actor_reset(const struct actor *a)
 
 /* ---- finding the file ---- */
 
-static int open_magic(pid_t tid, const char *what)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/%d/%s", tid, what);
-	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
 /*
  * As the caller resolves it: an absolute path below its root, a relative one from its working
  * directory. An absolute link on a relative path is followed from our own root, where the program
@@ -89,7 +81,8 @@ static int open_magic(pid_t tid, const char *what)
 static int find_file(struct enforce *e, struct request *r, const char *path)
 {
 	bool absolute = path[0] == '/';
-	_cleanup_close_ int base = open_magic((pid_t)r->n.pid, absolute ? "root" : "cwd");
+	_cleanup_close_ int base =
+		target_magic((pid_t)r->n.pid, absolute ? "root" : "cwd", O_PATH | O_DIRECTORY);
 	if (base < 0)
 		return base;
 	struct open_how how = {.flags = O_PATH | O_CLOEXEC,

@@ -17,6 +17,7 @@
 #include <net/if.h>
 #include <sched.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -259,15 +260,23 @@ struct scope_attr {
 #define SCOPE_ABSTRACT_UNIX_SOCKET 1u
 #define SCOPE_SIGNAL 2u
 #define SCOPE_ABI 6
+#define NET_BIND_TCP 1u
+#define NET_CONNECT_TCP 2u
+#define NET_ABI 4
 #define RULESET_VERSION 1u
 
 int space_scope(struct error *e)
 {
 	long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, RULESET_VERSION);
-	if (abi < SCOPE_ABI)
+	if (abi < NET_ABI)
 		return 0; /* `belay doctor` says what that means */
-	struct scope_attr a = {.scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL};
-	_cleanup_close_ int fd = (int)syscall(__NR_landlock_create_ruleset, &a, sizeof(a), 0);
+	/* The fabric binds and connects the program's sockets; what the program were to do itself,
+	 * past the filter, finds this wall. */
+	struct scope_attr a = {.handled_access_net = NET_BIND_TCP | NET_CONNECT_TCP};
+	if (abi >= SCOPE_ABI)
+		a.scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL;
+	size_t len = abi >= SCOPE_ABI ? sizeof(a) : offsetof(struct scope_attr, scoped);
+	_cleanup_close_ int fd = (int)syscall(__NR_landlock_create_ruleset, &a, len, 0);
 	if (fd < 0)
 		return error_errno(e, -errno, "cannot make a Landlock scope");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
