@@ -87,6 +87,9 @@ bool call_valid(const struct request *r)
 static void call_send(struct enforce *e, struct request *r, struct seccomp_notif_resp *a)
 {
 	a->id = r->n.id;
+	/* First, so that a close(2) of the program's that follows is the last one, and its to do.
+	 */
+	sock_forget(e, r);
 	if (ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_SEND, a) < 0 && errno != ENOENT)
 		log_peer("an answer was not taken: %s", strerror(errno));
 	call_drop(e, r);

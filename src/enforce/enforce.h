@@ -20,8 +20,7 @@
 #include "ipc/component.h"
 
 #define TREES_MAX (HERITAGE_KEPT_MAX / 4) /* belayd keeps up to four descriptors of each */
-#define TREE_TURN 8            /* notifications one tree gets served a turn of the loop */
-#define TREE_REQUESTS_MAX 1024 /* being served at once; the rest waits in the kernel */
+#define TREE_REQUESTS_MAX 1024            /* being served at once; the rest waits in the kernel */
 #define NOTICES_PER_SECOND 5
 #define NOTICE_MAX 480
 #define GUARD_WAIT_MS 5000    /* for the guard's successor, then the call is refused */

@@ -151,12 +151,13 @@ void pool_serve(struct enforce *e, struct request *r)
 	struct seccomp_notif_addfd a = {.id = r->n.id,
 		.srcfd = (uint32_t)fd,
 		.newfd_flags = type & SOCK_CLOEXEC ? O_CLOEXEC : 0};
-	int n = ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_ADDFD, &a);
+	int n = ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_ADDFD, &a), error = errno;
+	close(take_fd(&fd));
 	if (n >= 0)
 		call_reply(e, r, 0, n);
-	else if (errno == ENOENT)
+	else if (error == ENOENT)
 		call_drop(e, r);
 	else
-		call_reply(e, r, errno == EMFILE || errno == ENFILE ? -errno : -ENOBUFS, 0);
+		call_reply(e, r, error == EMFILE || error == ENFILE ? -error : -ENOBUFS, 0);
 	pool_want(e, p);
 }

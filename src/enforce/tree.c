@@ -74,29 +74,20 @@ static void tree_ready(uv_poll_t *p, int status, int events)
 {
 	(void)events;
 	struct tree *t = p->data;
-	uint64_t id = t->id;
 	struct enforce *e = t->e;
-	for (int n = 0; n < TREE_TURN && status >= 0; n++) {
+	/* One: a second look costs a call, and most programs trap one thread at a time. */
+	if (status >= 0) {
 		if (t->requests >= tree_share(e)) {
 			uv_poll_stop(p);
 			t->paused = true;
 			return;
 		}
-		int r = tree_receive(t);
-		if (r == 0)
-			return;
-		if (r < 0) {
-			status = r;
-			break;
-		}
-		if (tree_find(e, id) != t) /* serving it can end it */
-			return;
+		if (tree_receive(t) >= 0)
+			return; /* perhaps without the tree: serving can end it */
 	}
-	if (status < 0) {
-		log_info("tree %llu ended", (unsigned long long)t->id);
-		question_tree_gone(e, t->id);
-		tree_remove(t);
-	}
+	log_info("tree %llu ended", (unsigned long long)t->id);
+	question_tree_gone(e, t->id);
+	tree_remove(t);
 }
 
 void tree_unpause(struct tree *t)

@@ -158,6 +158,12 @@ int ns_configure(bool *ret_v6, struct error *e)
 	 */
 	if (r >= 0)
 		r = write_file("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
+	/* All of it is loopback: nothing to pace, and no network whose state idleness could change.
+	 */
+	if (r >= 0)
+		r = write_file("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
+	if (r >= 0)
+		r = write_file("/proc/sys/net/ipv4/tcp_slow_start_after_idle", "0");
 	if (r < 0)
 		return error_errno(e, r,
 			"cannot write sysctls of the fabric (is /proc/sys mounted read-only?)");

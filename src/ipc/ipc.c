@@ -12,9 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define IPC_BATCH \
-	64 /* messages a turn of the loop, so that one busy arrow does not starve the others */
-
 struct ipc_queued {
 	STAILQ_ENTRY(ipc_queued) link;
 	size_t len, n_fds;
@@ -64,12 +61,15 @@ static void chan_fail(struct ipc_chan *c, int reason)
 		fn(c, reason);
 }
 
-/* Returns false when the channel is gone. */
+/*
+ * One message: a question rarely has a second one behind it, and to look costs a system call each
+ * time. The loop comes back while more is there. Returns false when the channel is gone.
+ */
 static bool chan_read(struct ipc_chan *c)
 {
 	static _Thread_local uint8_t buf[IPC_MSG_MAX];
 	bool gone = false;
-	for (int i = 0; i < IPC_BATCH; i++) {
+	for (;;) {
 		int fds[FDS_PASS_MAX];
 		size_t n_fds;
 		ssize_t n = fds_recv(c->fd, buf, sizeof(buf), fds, &n_fds, MSG_DONTWAIT);
@@ -96,12 +96,10 @@ static bool chan_read(struct ipc_chan *c)
 		if (gone)
 			return false;
 		c->destroyed = NULL;
-		if (r < 0) {
+		if (r < 0)
 			chan_fail(c, r);
-			return false;
-		}
+		return r >= 0;
 	}
-	return true;
 }
 
 static void chan_ready(uv_poll_t *p, int status, int events);

@@ -19,7 +19,9 @@ static void on_ready(uv_poll_t *p, int status, int events);
 static void session_watch(struct session *s)
 {
 	int ev = s->connecting ? UV_WRITABLE : UV_READABLE | (s->out_len ? UV_WRITABLE : 0);
-	uv_poll_start(s->poll, ev, on_ready);
+	if (ev != s->watched) /* libuv would tell the kernel also what it knows */
+		uv_poll_start(s->poll, ev, on_ready);
+	s->watched = ev;
 }
 
 static void poll_free(uv_handle_t *h)
@@ -140,10 +142,15 @@ int session_send(struct session *s, const uint8_t *buf, size_t len)
 {
 	if (len == 0 || len > LINK_MESSAGE_MAX)
 		return -EMSGSIZE;
-	uint8_t head[4] = {0, (uint8_t)(len >> 16), (uint8_t)(len >> 8), (uint8_t)len};
-	int r = tls_conn_write(s->tls, head, sizeof(head));
-	if (r == 0)
-		r = tls_conn_write(s->tls, buf, len);
+	/* Length and message are one record. */
+	static uint8_t out[4 + LINK_MESSAGE_MAX];
+	out[0] = 0;
+	out[1] = (uint8_t)(len >> 16);
+	out[2] = (uint8_t)(len >> 8);
+	out[3] = (uint8_t)len;
+	memcpy(out + 4, buf, len);
+	int r = tls_conn_write(s->tls, out, 4 + len);
+	secret_zero(out, 4 + len); /* may hold a channel key */
 	if (r < 0)
 		return r;
 	s->said_ms = links_now(s->links);

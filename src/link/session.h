@@ -21,6 +21,7 @@ struct session {
 	int fd;
 	uv_poll_t *poll;
 	struct tls_conn *tls;
+	int watched; /* events libuv has been asked for */
 	bool connecting, live, asked,
 		dying; /* live: the link of its node; asked: a guest has said its one thing */
 	char node[X509_NODE_MAX]; /* dialed: whom we mean to reach; then: the certificate's */
