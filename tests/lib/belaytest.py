@@ -5,10 +5,13 @@ A flow is a script with functions test_*(w); `main()` runs each in a world `w` o
   host      belayd as root, programs as root or as the users of `w.users`; skipped without root
 BELAY_BUILD names the build directory. Nothing outlives the script: what it started is ended by pid.
 """
-import contextlib, json, os, shutil, signal, socket, subprocess, sys, tempfile, threading, time, traceback
+import contextlib, glob, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time, traceback
 
 BUILD = os.environ.get("BELAY_BUILD", os.path.join(os.path.dirname(__file__), "../../build"))
 ROOT = os.getuid() == 0
+# What a process of a build with sanitizers says before it ends; also in a build without them nothing may say it.
+REPORT = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error: ")
+reports = []    # of the worlds closed so far
 UID = 12345 if ROOT else os.getuid()
 
 
@@ -69,6 +72,8 @@ class World:
         env = {k: v for k, v in os.environ.items() if k not in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR")}
         env.update(BELAY_DIR=self.dir, HOME=self.tmp, PATH=self.bin + ":/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL="C.UTF-8")
         env.update(kw.pop("env", {}))
+        if "ASAN_OPTIONS" in env and os.path.basename(argv[0]) != "belayd":
+            env["ASAN_OPTIONS"] += f":log_path={self.tmp}/sanitizer"    # daemons cannot open it: theirs are in their log
         kw.setdefault("cwd", self.tmp if not self.host or uid == 0 else "/")
         if self.netns:
             argv = ["nsenter", f"--net=/run/netns/{self.netns}", "setpriv", "--reuid", str(uid), "--regid", str(uid),
@@ -166,6 +171,11 @@ class World:
                 self.end(p, signal.SIGTERM, 3)
         if self.daemon:
             self.end(self.daemon)
+        for f in [self.log, *glob.glob(self.tmp + "/sanitizer*")]:
+            with contextlib.suppress(OSError):
+                text = open(f, errors="replace").read()
+                if m := REPORT.search(text):
+                    reports.append(text[max(0, m.start() - 200):m.start() + 6000])
         subprocess.run(["umount", "-lR", self.tmp], stderr=subprocess.DEVNULL) if ROOT else None
         shutil.rmtree(self.tmp, ignore_errors=True)
 
@@ -212,8 +222,11 @@ def main(namespace, modes=("private", "host")):
                 print(f"ok {i} - {label} # SKIP a host instance needs root", flush=True)
                 continue
             w, t0 = World(mode, b), time.monotonic()
+            reports.clear()
             try:
                 fn(w)
+                w.close()
+                assert not reports, "a process of Belay reported\n" + "\n".join(reports)
                 print(f"ok {i} - {label} # {time.monotonic() - t0:.1f} s", flush=True)
             except Skip as e:
                 print(f"ok {i} - {label} # SKIP {e}", flush=True)
