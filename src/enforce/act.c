@@ -5,6 +5,9 @@
  * caller would have it, and a file system that never answers holds up the child alone. The child
  * keeps no descriptor but the socket. Abstract names and netlink's numbers need none of that.
  *
+ * A path to connect to is walked by such a child too when the kernel has not got all of it in its
+ * cache; afterwards it has, and this process looks without waiting.
+ *
  * Why not let the call through: a second thread could by then have put a socket of the fabric under
  * the same number, and what was looked at would not be what is bound.
  *
@@ -37,12 +40,14 @@
 #define CHILD_SOCKET 3
 
 struct order {
-	bool host, listen, relative;
+	enum { ORDER_BIND, ORDER_LISTEN, ORDER_WALK } what;
+	bool host, relative;
 	int sock, root, cwd, user_ns, backlog;
 	uid_t owner; /* of the user namespace: whoever has its user id may enter */
 	struct target_ids ids;
 	struct sockaddr_un name;
 	socklen_t name_len;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path) + 1]; /* to walk */
 };
 
 /* ---- in the child ---- */
@@ -100,7 +105,9 @@ static int act(const struct order *o)
 		return -errno;
 	if (syscall(__NR_close_range, CHILD_SOCKET + 1, ~0u, 0) < 0)
 		return -errno;
-	if (o->listen)
+	if (o->what == ORDER_WALK)
+		return open(o->path, O_PATH | O_CLOEXEC) < 0 ? -errno : 0;
+	if (o->what == ORDER_LISTEN)
 		return listen(CHILD_SOCKET, o->backlog) < 0 ? -errno : 0;
 	const struct sockaddr *sa = (const struct sockaddr *)&o->name;
 	return bind(CHILD_SOCKET, sa, o->name_len) < 0 ? -errno : 0;
@@ -157,7 +164,8 @@ static void act_start(struct enforce *e, struct request *r, struct order *o)
 	if (!bad && valid) {
 		pid_t pid = act_fork(o);
 		bad = pid < 0 ? pid : 0;
-		*a = bad ? (struct act){0} : (struct act){pid, r->tree->id, r->n.id};
+		*a = bad ? (struct act){0}
+			 : (struct act){pid, r->tree->id, r->n.id, o->what == ORDER_WALK};
 	}
 	const int fds[] = {o->root, o->cwd, o->user_ns};
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
@@ -202,7 +210,12 @@ bool act_ended(struct enforce *e, pid_t pid, int status)
 		struct request *r = &e->request[i];
 		if (r->tree != t || r->state != REQUEST_WAIT_ACT || r->n.id != was.call)
 			continue;
-		call_reply(e, r, WIFEXITED(status) ? -WEXITSTATUS(status) : -EACCES, 0);
+		int error = WIFEXITED(status) ? -WEXITSTATUS(status) : -EACCES;
+		r->walked = was.walk && !error;
+		if (r->walked)
+			call_serve(e, r);
+		else
+			call_reply(e, r, error, 0);
 		break;
 	}
 	return true;
@@ -291,9 +304,16 @@ static void netlink_bind(struct enforce *e, struct request *r)
 	call_reply(e, r, bad ? bad : netlink_number(r, nl), 0);
 }
 
+void act_walk(struct enforce *e, struct request *r, const char *path)
+{
+	struct order o = {.what = ORDER_WALK, .relative = path[0] != '/'};
+	snprintf(o.path, sizeof(o.path), "%s", path);
+	act_start(e, r, &o);
+}
+
 void act_serve(struct enforce *e, struct request *r)
 {
-	struct order o = {.listen = true, .backlog = (int)r->n.data.args[1]};
+	struct order o = {.what = ORDER_LISTEN, .backlog = (int)r->n.data.args[1]};
 	if (r->state == REQUEST_WAIT_ACT)
 		return;
 	if (r->n.data.nr == __NR_bind && r->family == AF_UNIX)

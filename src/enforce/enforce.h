@@ -77,6 +77,7 @@ struct request {
 	int sock;  /* duplicate of the program's socket, or -1 */
 	int pidfd; /* of the process, borrowed from the target cache: valid while serving only */
 	uint32_t pid;
+	bool walked;  /* its path has been walked by a child: the kernel knows it now */
 	bool again;   /* served before, perhaps by a predecessor: look for what is done already */
 	bool started; /* the guard has let the connection begin: only its end is awaited */
 	enum answer_to answer_to;
@@ -101,6 +102,7 @@ struct exec {
 struct act {
 	pid_t pid; /* 0: free. A child of ours, not reaped yet */
 	uint64_t tree, call;
+	bool walk;
 };
 
 struct pool {
@@ -165,6 +167,8 @@ void call_drop(struct enforce *e, struct request *r);
 
 /* ---- act.c: bind and listen on sockets that are not the fabric's ---- */
 void act_serve(struct enforce *e, struct request *r);
+/* Serves the request again when the kernel has found the path; else it is answered. */
+void act_walk(struct enforce *e, struct request *r, const char *path);
 /* True when the process that ended was one of act.c's. */
 bool act_ended(struct enforce *e, pid_t pid, int status);
 /* Its caller is gone: the child of the request, if it has one, ends. */

@@ -13,6 +13,7 @@
 #include <linux/openat2.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
@@ -21,12 +22,15 @@
 #include <sys/un.h>
 
 #include "base/clock.h"
+#include "base/fds.h"
 #include "base/log.h"
 #include "enforce/diag.h"
 #include "enforce/enforce.h"
 #include "enforce/target.h"
 
 #define ERESTARTSYS_ 512
+#define MOUNTINFO_MAX (4u << 20)
+#define FDINFO_MAX 4096
 
 /* ---- acting with the caller's permissions, on a host, where this process has a uid of its own
  * ---- */
@@ -76,7 +80,8 @@ static void actor_reset(const struct actor *a)
 /*
  * As the caller resolves it: an absolute path below its root, a relative one from its working
  * directory. An absolute link on a relative path is followed from our own root, where the program
- * may not be at home; what is judged is the file that is reached, whichever way.
+ * may not be at home; what is judged is the file that is reached, whichever way. -EAGAIN: the
+ * kernel would have to ask a file system, which could take as long as its owner likes.
  */
 static int find_file(struct enforce *e, struct request *r, const char *path)
 {
@@ -86,7 +91,8 @@ static int find_file(struct enforce *e, struct request *r, const char *path)
 	if (base < 0)
 		return base;
 	struct open_how how = {.flags = O_PATH | O_CLOEXEC,
-		.resolve = RESOLVE_NO_MAGICLINKS | (absolute ? RESOLVE_IN_ROOT : 0)};
+		.resolve =
+			RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED | (absolute ? RESOLVE_IN_ROOT : 0)};
 	struct actor actor;
 	int n = actor_set(e, (pid_t)r->n.pid, &actor);
 	if (n >= 0) {
@@ -95,6 +101,42 @@ static int find_file(struct enforce *e, struct request *r, const char *path)
 	}
 	actor_reset(&actor);
 	return n == -ELOOP || n == -EXDEV ? -EACCES : n;
+}
+
+/*
+ * Whether the file lies where a program may be the file system (FUSE): looking at it there waits
+ * for that program. What cannot be found out counts. Not by statfs(2), which asks it.
+ */
+static bool mount_is_fuse(const char *mountinfo, int id)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	if (fds_read_file(AT_FDCWD, mountinfo, MOUNTINFO_MAX, &text, &len) < 0)
+		return true;
+	for (const char *line = text, *next; *line; line = next) {
+		next = strchrnul(line, '\n');
+		next += *next == '\n';
+		const char *type = atoi(line) == id ? strstr(line, " - ") : NULL;
+		if (type)
+			return !strncmp(type + 3, "fuse", 4);
+	}
+	return true;
+}
+
+static bool on_fuse(const struct request *r)
+{
+	char path[64];
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", r->unix_fd);
+	if (fds_read_file(AT_FDCWD, path, FDINFO_MAX, &text, &len) < 0)
+		return true;
+	const char *at = strstr(text, "mnt_id:");
+	if (!at)
+		return true;
+	int id = atoi(at + strlen("mnt_id:"));
+	snprintf(path, sizeof(path), "/proc/%d/mountinfo", (int)r->n.pid);
+	return mount_is_fuse(path, id) && mount_is_fuse("/proc/self/mountinfo", id);
 }
 
 static bool is_control(struct enforce *e, const struct stat *st)
@@ -182,6 +224,12 @@ static void path_judge(struct enforce *e, struct request *r)
 {
 	struct stat st;
 	char link[64], path[PATH_MAX];
+	if (on_fuse(r)) {
+		tree_notice(
+			r->tree, "refused: a Unix socket in a file system that a program serves");
+		call_reply(e, r, -EACCES, 0);
+		return;
+	}
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", r->unix_fd);
 	ssize_t n = readlink(link, path, sizeof(path) - 1);
 	if (n <= 0 || n == sizeof(path) - 1 || fstat(r->unix_fd, &st) < 0) {
@@ -254,6 +302,14 @@ void unix_connect_serve(struct enforce *e, struct request *r)
 		r->unix_fd = find_file(e, r, path);
 		bad = r->unix_fd < 0 ? r->unix_fd : 0;
 	}
+	if (bad == -EAGAIN && !r->walked) {
+		r->unix_fd = -1;
+		act_walk(e, r, path);
+		return;
+	}
+	r->walked = false;
+	if (bad == -EAGAIN)
+		bad = -EACCES; /* a file system that has everything asked of it again */
 	if (bad && r->unix_fd < 0)
 		r->unix_fd = -1;
 	if (bad)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The 28 points of compatibility and every way round, under a whole instance (tests/compat, tests/hostile)."""
-import os, sys, glob
+import ctypes, glob, os, select, struct, sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from belaytest import *
 
@@ -115,6 +115,46 @@ def test_another_tree(w):
     f = w.serve(os.path.join(d, "hostile-flood"), "5", uid=w.users[0])
     passes(w, d, "flood", uid=w.users[-1])
     w.end(f)
+
+
+def silent_file_system(path, uid):
+    """A FUSE mount that answers that it is there, and then nothing. Its descriptor: closing it ends it."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fd},rootmode=40000,user_id={uid},group_id={uid},allow_other".encode()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"silent", path.encode(), b"fuse", 0, options) < 0:
+        os.close(fd)
+        raise Skip("no FUSE here")
+    unique = struct.unpack_from("<IIQ", os.read(fd, 65536))[2]
+    out = struct.pack("<IIIIHHIIHH8I", 7, 31, 0, 0, 8, 8, 65536, 1, 0, 0, *[0] * 8)
+    os.write(fd, struct.pack("<IiQ", 16 + len(out), 0, unique) + out)
+    return fd
+
+
+def test_a_file_system_that_never_answers(w):
+    if not ROOT or not os.path.exists("/dev/fuse"):
+        raise Skip("needs root and FUSE")
+    d = start(w)
+    mount = os.path.join(w.tmp, "silent")
+    os.mkdir(mount)
+    fd = silent_file_system(mount, w.uid)
+    try:
+        code = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.%s(sys.argv[1])\n"
+        stuck = [w.serve("/usr/bin/python3", "-c", code % how, mount + "/x") for how in ("connect", "bind")]
+        wait_for("somebody asks the file system", lambda: select.select([fd], [], [], 0)[0])
+        time.sleep(1)
+        assert all(p.poll() is None for p in stuck), [p.output() for p in stuck]
+        began = time.monotonic()
+        passes(w, d, "unix-bind")
+        w.run("/bin/true")
+        assert time.monotonic() - began < 3, "others wait for it too"
+        for p in stuck:
+            p.kill()
+            p.wait(5)
+        w.run("/bin/true")
+    finally:
+        os.close(fd)
+        subprocess.run(["umount", "-l", mount])
 
 
 if __name__ == "__main__":
