@@ -142,6 +142,10 @@ static bool inherited_take(void *ctx, int fd)
 	m->transport = sock_int(fd, SOL_SOCKET, SO_TYPE) == SOCK_DGRAM
 			       ? BELAY__TRANSPORT__TRANSPORT_UDP
 			       : BELAY__TRANSPORT__TRANSPORT_TCP;
+	len = sizeof(m->mark);
+	if (m->transport != BELAY__TRANSPORT__TRANSPORT_UDP ||
+		getsockopt(fd, SOL_SOCKET, SO_MARK, &m->mark, &len) < 0)
+		m->mark = 0;
 	h->list[h->n++] = m;
 	return true;
 }

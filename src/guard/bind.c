@@ -37,6 +37,7 @@ int bind_record(struct guard *g, struct bind *b)
 
 void bind_drop(struct guard *g, struct bind *b)
 {
+	jobs_bind_gone(g, b);
 	publish_end(g, b);
 	grant_destination_gone(g, b->transport, &b->addr);
 	state_drop(g, b->slot);
@@ -47,8 +48,15 @@ void bind_socket_gone(struct guard *g, Belay__Transport transport, const struct 
 	uint64_t inode, bool listener)
 {
 	struct bind *b = bind_by_inode(g, inode);
+	/*
+	 * The kernel seldom tells the inode at the end. A socket that only was bound and one that
+	 * listened have the same name; if a name has both, they are one principal's, and the
+	 * listener goes last.
+	 */
 	if (!b)
-		b = bind_at(g, transport, a, listener);
+		b = bind_at(g, transport, a, false);
+	if (!b && listener)
+		b = bind_at(g, transport, a, true);
 	if (b && !b->pending)
 		bind_drop(g, b);
 }
@@ -59,6 +67,7 @@ void bind_end(struct guard *g, struct bind *b, const char *reason)
 	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 	Belay__Addr a = pb_addr(&b->addr);
 	d.a = &a;
+	d.transport = b->transport;
 	m.body_case = BELAY__TO_FABRIC__BODY_DESTROY;
 	m.destroy = &d;
 	channel_end_listener(g, b, reason);
@@ -96,6 +105,18 @@ void bind_judge(struct guard *g, const char *reason)
 
 /* ---- the listener's program, for a connection to it ---- */
 
+struct bind_seen bind_see(const struct bind *b)
+{
+	return (struct bind_seen){b->inode, b->subject->principal};
+}
+
+bool bind_is_still(struct guard *g, Belay__Transport transport, const struct addr *to,
+	const struct bind_seen *seen)
+{
+	const struct bind *b = bind_find(g, transport, to);
+	return b && b->inode == seen->inode && b->subject->principal == seen->principal;
+}
+
 void bind_subject(
 	struct guard *g, struct bind *b, process_fn fn, void *ctx, struct process_wait **ret)
 {
@@ -115,6 +136,24 @@ void bind_subject(
 
 /* ---- bind ---- */
 
+/* Its entry was ended while the order was out; so was, by an order behind that one, the socket. */
+static void bind_lost_answer(struct job *j)
+{
+	job_answer(j, -EACCES, "belay: refused: the address may not be held any more");
+}
+
+/* It is done. What was decided when it began is judged by what holds now. */
+static void bind_answer(struct job *j, struct bind *b)
+{
+	j->bind = b;
+	if (j->caller->facts != j->guard->facts)
+		judge_one(j->guard, b, "policy");
+	if (j->bind)
+		job_answer(j, 0, NULL);
+	else
+		bind_lost_answer(j);
+}
+
 static void bind_done(
 	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
 {
@@ -125,6 +164,10 @@ static void bind_done(
 	struct addr local = {0};
 	j->pending = NULL;
 	j->bind = NULL;
+	if (!b) {
+		bind_lost_answer(j);
+		return;
+	}
 	if (!error)
 		error = m->error ? m->error : pb_addr_read(m->local, &local);
 	if (!error && !local.ip_len)
@@ -143,7 +186,7 @@ static void bind_done(
 		job_fail(j, -EADDRINUSE, "keep a bound address");
 		return;
 	}
-	job_answer(j, 0, NULL);
+	bind_answer(j, b);
 }
 
 static uint64_t socket_inode(int fd)
@@ -273,6 +316,10 @@ static void listen_done(
 	struct addr local = {0};
 	j->pending = NULL;
 	j->bind = NULL;
+	if (!b) {
+		bind_lost_answer(j);
+		return;
+	}
 	if (!error)
 		error = m->error ? m->error : pb_addr_read(m->local, &local);
 	if (error) {
@@ -293,7 +340,7 @@ static void listen_done(
 		return;
 	}
 	publish_judge(g, b);
-	job_answer(j, 0, NULL);
+	bind_answer(j, b);
 }
 
 static void listen_order(struct job *j, struct bind *b)

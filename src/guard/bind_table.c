@@ -129,11 +129,11 @@ struct bind *bind_by_inode(struct guard *g, uint64_t inode)
 }
 
 /* What a restored entry of that name is; several of one name are confirmed one by one. */
-struct bind *bind_unseen_at(struct guard *g, const struct addr *a)
+struct bind *bind_unseen_at(struct guard *g, Belay__Transport transport, const struct addr *a)
 {
 	struct bind *b;
 	LIST_FOREACH (b, &g->binds->buckets[a->port % BUCKETS], link)
-		if (b->unseen && addr_equal(&b->addr, a))
+		if (b->unseen && b->transport == transport && addr_equal(&b->addr, a))
 			return b;
 	return NULL;
 }

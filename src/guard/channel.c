@@ -288,6 +288,10 @@ void channel_socket_gone(
 	/* Through conn, the end is conn's to tell: it has what is still on its way. */
 	if (!c || (c->via != CHANNEL_DIRECT && !c->ending[0]))
 		return;
+	if (c->late) { /* of an earlier socket */
+		c->late--;
+		return;
+	}
 	channel_count(c, ab, ba, 0);
 	channel_ended(g, c, "closed");
 }

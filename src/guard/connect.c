@@ -123,19 +123,23 @@ static void connected(
 		return;
 	}
 	struct channel t, *c = channel_find_names(g, j->transport, &j->local, &j->address);
-	if (!c) {
-		channel_of(j, CHANNEL_DIRECT, &t);
-		t.dns = is_name_query(j);
-		seat_leave(g, &j->seat);
-		int r = channel_new_id(t.id) < 0 ? -EIO : channel_start(g, &t, &c);
-		if (r < 0) {
-			destroy(g, &j->local, &j->address);
-			job_fail(j, -EACCES, "record a channel");
-			return;
-		}
-		if (j->caller->facts != g->facts)
-			channel_judge_one(g, c, "policy");
+	channel_of(j, CHANNEL_DIRECT, &t);
+	t.dns = is_name_query(j);
+	if (c) {
+		/* The kernel has given its names to this socket: its own is gone, unreported yet.
+		 */
+		t.late = c->late + 1;
+		channel_ended(g, c, "closed");
 	}
+	seat_leave(g, &j->seat);
+	int r = channel_new_id(t.id) < 0 ? -EIO : channel_start(g, &t, &c);
+	if (r < 0) {
+		destroy(g, &j->local, &j->address);
+		job_fail(j, -EACCES, "record a channel");
+		return;
+	}
+	if (j->caller->facts != g->facts)
+		channel_judge_one(g, c, "policy");
 	job_answer(j, m->error, NULL);
 }
 
@@ -354,6 +358,10 @@ static void listener_known(struct guard *g, void *ctx, int error, struct subject
 		job_answer(j, -ECONNREFUSED, "belay: the listener cannot be identified any more");
 		return;
 	}
+	if (!bind_is_still(g, j->transport, &j->address, &j->seen)) {
+		job_answer(j, -ECONNREFUSED, NULL);
+		return;
+	}
 	j->listener = subject_ref(s);
 	judge_subject(g, &j->caller);
 	struct endpoint_question q = question(j);
@@ -379,6 +387,7 @@ static void connect_here(struct job *j)
 		return;
 	}
 	struct process_wait *w;
+	j->seen = bind_see(b);
 	bind_subject(g, b, listener_known, j, &w);
 	if (w)
 		j->wait = w;

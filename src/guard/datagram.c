@@ -83,7 +83,7 @@ static void datagram_listener(struct guard *g, void *ctx, int error, struct subj
 {
 	struct job *j = ctx;
 	j->wait = NULL;
-	if (error) {
+	if (error || !bind_is_still(g, j->transport, &j->address, &j->seen)) {
 		job_answer(j, -ECONNREFUSED, NULL);
 		return;
 	}
@@ -130,6 +130,7 @@ static void datagram_caller(struct guard *g, void *ctx, int error, struct subjec
 	struct bind *b = bind_find(g, BELAY__TRANSPORT__TRANSPORT_UDP, &j->address);
 	if (b) {
 		struct process_wait *w;
+		j->seen = bind_see(b);
 		bind_subject(g, b, datagram_listener, j, &w);
 		if (w)
 			j->wait = w;

@@ -32,16 +32,21 @@ static int fabric_event(struct guard *g, const void *message, int *fds, size_t n
 {
 	(void)fds;
 	const Belay__FromFabric *m = message;
+	if (m->overrun && !m->id && !n_fds && !m->closed) {
+		restore_again(g);
+		return 0;
+	}
 	if (m->id || n_fds || !m->closed || !m->closed->flow)
 		return -EBADMSG;
+	Belay__Transport transport = m->closed->transport;
 	const Belay__FabricFlow *f = m->closed->flow;
 	struct addr a, b;
 	if (pb_addr_read(f->a, &a) < 0 || pb_addr_read(f->b, &b) < 0 || !a.ip_len)
 		return -EBADMSG;
-	if (b.ip_len)
+	if (b.ip_len && transport == BELAY__TRANSPORT__TRANSPORT_TCP)
 		channel_socket_gone(g, &a, &b, f->bytes_a_to_b, f->bytes_b_to_a);
 	/* Of an entry whose socket was bound before it connected, too. */
-	bind_socket_gone(g, BELAY__TRANSPORT__TRANSPORT_TCP, &a, f->inode, m->closed->listener);
+	bind_socket_gone(g, transport, &a, f->inode, m->closed->listener);
 	return 0;
 }
 

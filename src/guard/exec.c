@@ -15,6 +15,7 @@
 #include "fabric.pb-c.h"
 #include "guard/bind.h"
 #include "guard/channel.h"
+#include "guard/grant.h"
 #include "guard/job.h"
 #include "guard/judge.h"
 #include "guard/pb.h"
@@ -28,6 +29,7 @@ struct inherited {
 	struct addr local, remote;
 	uint64_t inode;
 	Belay__Transport transport;
+	uint32_t mark;
 	bool listening;
 };
 
@@ -49,6 +51,7 @@ static void socket_destroy(struct guard *g, const struct inherited *i)
 	Belay__Addr a = pb_addr(&i->local), b = pb_addr(&i->remote);
 	d.a = &a;
 	d.b = i->remote.ip_len ? &b : NULL;
+	d.transport = i->transport;
 	m.body_case = BELAY__TO_FABRIC__BODY_DESTROY;
 	m.destroy = &d;
 	if (arrow_order(g, &m, "end an inherited socket") < 0)
@@ -101,7 +104,7 @@ static void judge_connected(struct job *j, const struct inherited *i)
 	if (!c) {
 		if (i->transport == BELAY__TRANSPORT__TRANSPORT_TCP)
 			socket_destroy(g, i);
-		return;
+		return; /* datagrams: judge_marked() */
 	}
 	struct subject *old = accepting ? c->to : c->from;
 	if (!old || old->principal == j->caller->principal)
@@ -114,6 +117,32 @@ static void judge_connected(struct job *j, const struct inherited *i)
 	int r = decide_record(g, &q, &v, j->tree);
 	if (!v.allow || r < 0 || channel_adopt(g, c, accepting, j->caller) < 0)
 		channel_end(g, c, "exec of another image");
+	else
+		channel_judge_one(
+			g, c, "exec of another image"); /* its rule's protection and limits */
+}
+
+/* A datagram socket reaches what it was granted last, by its mark, whoever holds it. */
+static void judge_marked(struct job *j, const struct inherited *i)
+{
+	struct guard *g = j->guard;
+	struct grant *t = i->transport == BELAY__TRANSPORT__TRANSPORT_UDP && i->mark
+				  ? grant_by_mark(g, i->transport, i->mark)
+				  : NULL;
+	if (!t || t->from->principal == j->caller->principal)
+		return;
+	struct verdict v;
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
+		.transport = i->transport,
+		.from = j->caller,
+		.to = t->to,
+		.address = &t->destination,
+		.dns = t->dns};
+	judge_subject(g, &t->to);
+	q.to = t->to;
+	decide_ask(g, &q, &v);
+	if (decide_record(g, &q, &v, j->tree) < 0 || !v.allow)
+		socket_destroy(g, i);
 }
 
 static void settled(
@@ -183,6 +212,7 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 			judge_connected(j, h);
 		else
 			judge_bound(j, h);
+		judge_marked(j, h);
 	}
 	if (j->exec->n)
 		answer_when_ended(j);
@@ -201,6 +231,7 @@ void exec_start(struct job *j, const Belay__Question *q)
 		h->inode = m->inode;
 		h->transport = m->transport;
 		h->listening = m->listening;
+		h->mark = m->mark;
 		if (pb_addr_read(m->local, &h->local) < 0 ||
 			pb_addr_read(m->remote, &h->remote) < 0)
 			x->more = true; /* what cannot be read cannot be judged */

@@ -130,6 +130,16 @@ int grant_mark(struct guard *g, Belay__Transport transport, struct subject *from
 	return 0;
 }
 
+struct grant *grant_by_mark(struct guard *g, Belay__Transport transport, uint32_t mark)
+{
+	struct grant *t;
+	for (size_t i = 0; i < BUCKETS; i++)
+		LIST_FOREACH (t, &g->grants->buckets[i], link)
+			if (t->mark == mark && t->transport == transport)
+				return t;
+	return NULL;
+}
+
 void grant_datagram_note(struct guard *g, const struct addr *client, uint64_t server)
 {
 	if (!client->port || grant_datagram_answer(g, client, server))

@@ -23,6 +23,8 @@ void grants_deinit(struct guard *g);
  */
 int grant_mark(struct guard *g, Belay__Transport transport, struct subject *from,
 	struct subject *to, const struct addr *destination, bool dns, uint32_t *ret) _must_check_;
+/* NULL: no grant has that mark. */
+struct grant *grant_by_mark(struct guard *g, Belay__Transport transport, uint32_t mark);
 /* The socket at `client` was allowed to send datagrams to `server`: server may answer it. */
 void grant_datagram_note(struct guard *g, const struct addr *client, uint64_t server_principal);
 bool grant_datagram_answer(struct guard *g, const struct addr *client, uint64_t server_principal);

@@ -163,6 +163,13 @@ struct bind {
 /* The listener a connection to `to` reaches: exact before wildcard; a dual-stack :: also takes
  * IPv4. */
 struct bind *bind_find(struct guard *g, Belay__Transport transport, const struct addr *to);
+/* Which listener that was: while its program is looked at, another may take its place. */
+struct bind_seen {
+	uint64_t inode, principal;
+};
+struct bind_seen bind_see(const struct bind *b);
+bool bind_is_still(struct guard *g, Belay__Transport transport, const struct addr *to,
+	const struct bind_seen *seen);
 /* The listener's subject, attested again when its lease is over and its process lives. */
 void bind_subject(
 	struct guard *g, struct bind *b, process_fn fn, void *ctx, struct process_wait **ret);
@@ -191,6 +198,7 @@ struct channel {
 	bool dns, published; /* to the relay of name queries; from outside to a published port */
 	bool unseen, held;   /* to be confirmed by the fabric; confirmed by conn */
 	uint32_t mark;
+	uint32_t late; /* ends of earlier sockets of these names that are still to be told */
 	uint64_t tree, started_ms, started_wall_ms, idle_limit_ms;
 	uint64_t bytes_ab, bytes_ba, idle_ms, stats_ms; /* as of the last count, at stats_ms */
 	char rule[NAME_MAX_LEN], limit_rule[NAME_MAX_LEN];
@@ -236,7 +244,8 @@ struct job {
 	struct seat seat;
 	struct call *pending;      /* an arrow's answer awaited */
 	struct process_wait *wait; /* evidence awaited */
-	struct bind *bind;
+	struct bind *bind;         /* an order on it is out; NULL when it ended meanwhile */
+	struct bind_seen seen;     /* connect, datagram: the listener whose program is looked at */
 	struct exec_question *exec;
 	uint32_t mark;
 	uint64_t started_ns;
@@ -320,6 +329,7 @@ struct guard {
 	uint64_t facts; /* counts changes of registry and policy: older matches are made again */
 	uint64_t started_ms;
 	char state_path[HERITAGE_DIR_MAX + 64]; /* of our directory; for people */
+	bool dumping, dump_again; /* the fabric is listing its sockets; and is to do so again */
 	bool restored; /* the fabric has been held against the tables: questions are answered */
 };
 

@@ -261,6 +261,14 @@ static void job_hold(struct job *j, const Belay__FromEnforce *m)
 	STAILQ_INSERT_TAIL(&jobs->held, h, link);
 }
 
+void jobs_bind_gone(struct guard *g, const struct bind *b)
+{
+	struct job *j;
+	TAILQ_FOREACH (j, &g->jobs->list, link)
+		if (j->bind == b)
+			j->bind = NULL;
+}
+
 void jobs_release(struct guard *g)
 {
 	struct held *h;

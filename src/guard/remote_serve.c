@@ -31,6 +31,7 @@ struct serving {
 	uint8_t nonce[REMOTE_NONCE_LEN], id[CHANNEL_ID_LEN], ours[REMOTE_NONCE_LEN];
 	struct secret key;
 	struct verdict verdict;
+	struct bind_seen seen;
 	struct seat seat;
 	struct process_wait *wait;
 	struct call *pending;
@@ -164,7 +165,8 @@ static void served_listener(struct guard *g, void *ctx, int error, struct subjec
 {
 	struct serving *s = ctx;
 	s->wait = NULL;
-	if (error) {
+	if (error ||
+		!bind_is_still(g, BELAY__TRANSPORT__TRANSPORT_TCP, &s->destination, &s->seen)) {
 		serving_fail(s, -ECONNREFUSED, "its listener cannot be identified any more");
 		return;
 	}
@@ -213,6 +215,7 @@ static void serving_start(struct serving *s)
 		return;
 	}
 	struct process_wait *w;
+	s->seen = bind_see(b);
 	bind_subject(g, b, served_listener, s, &w);
 	if (w) /* NULL: it was called already, and s may be gone */
 		s->wait = w;

@@ -140,6 +140,7 @@ static void flow_destroy(struct guard *g, const Belay__FabricFlow *f)
 	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 	d.a = f->a;
 	d.b = f->b && f->b->ip.len ? f->b : NULL;
+	d.transport = f->transport;
 	m.body_case = BELAY__TO_FABRIC__BODY_DESTROY;
 	m.destroy = &d;
 	if (arrow_call_setup(g, ROLE_FABRIC, &m.base, 0, NULL, NULL) < 0)
@@ -154,7 +155,7 @@ static void flow_seen(struct guard *g, const Belay__FabricFlow *f)
 	if (!b.ip_len) {
 		struct bind *l = bind_by_inode(g, f->inode);
 		if (!l)
-			l = bind_unseen_at(g, &a);
+			l = bind_unseen_at(g, f->transport, &a);
 		if (l) {
 			l->unseen = l->pending = false;
 			l->inode = f->inode ? f->inode : l->inode;
@@ -202,6 +203,9 @@ static void restore_done(struct guard *g)
 		publish_again(g);
 		jobs_release(g);
 	}
+	g->dumping = false;
+	if (g->dump_again)
+		restore_again(g);
 }
 
 static void dumped(struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
@@ -210,6 +214,7 @@ static void dumped(struct guard *g, void *ctx, int error, const void *reply, int
 	const Belay__FromFabric *m = reply;
 	if (error || m->error) {
 		call_done(g, ROLE_FABRIC);
+		g->dumping = false;
 		/* The arrow is gone, or this fabric cannot tell: it is no use to us. */
 		if (!error)
 			arrow_surprise(g, ROLE_FABRIC, "it cannot say which sockets exist");
@@ -256,18 +261,36 @@ int restore_config(struct guard *g)
 	return arrow_call_setup(g, ROLE_FABRIC, &m.base, 0, NULL, NULL);
 }
 
-void restore_fabric_up(struct guard *g)
+static int dump_order(struct guard *g)
 {
 	Belay__FabricDump o = BELAY__FABRIC_DUMP__INIT;
 	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 	bind_each(g, bind_unsee, NULL);
-	for (struct channel *c = channel_first(g); c; c = channel_next(c))
+	for (struct channel *c = channel_first(g); c; c = channel_next(c)) {
 		c->unseen = true;
+		c->late = 0;
+	}
 	m.body_case = BELAY__TO_FABRIC__BODY_DUMP;
 	m.dump = &o;
-	if (restore_config(g) < 0 ||
-		arrow_call_setup(g, ROLE_FABRIC, &m.base, CALL_STREAM, dumped, NULL) < 0)
+	g->dump_again = false;
+	int r = arrow_call_setup(g, ROLE_FABRIC, &m.base, CALL_STREAM, dumped, NULL);
+	g->dumping = r == 0;
+	return r;
+}
+
+void restore_fabric_up(struct guard *g)
+{
+	if (restore_config(g) < 0 || dump_order(g) < 0)
 		log_warn("cannot set up the fabric's arrow");
+}
+
+/* One dump at a time: two would each take for lost what the other has yet to name. */
+void restore_again(struct guard *g)
+{
+	if (g->dumping)
+		g->dump_again = true;
+	else if (dump_order(g) < 0)
+		arrow_surprise(g, ROLE_FABRIC, "it cannot say which sockets exist");
 }
 
 /* ---- conn ---- */

@@ -6,9 +6,11 @@
 #include "guard/state.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "guard/pb.h"
+#include "identity/evidence.h"
 #include "state.pb-c.h"
 
 #define STATE_PATH_MAX 96
@@ -48,11 +50,38 @@ static Belay__Evidence shorten(const Belay__Evidence *e)
 	return s;
 }
 
+#define STATE_FOREIGN_MAX 3
+#define STATE_FOREIGN_LEN 80 /* the mark and a digest */
+
 struct subject_msg {
 	Belay__StateSubject m;
 	Belay__Evidence evidence;
+	char foreign[STATE_FOREIGN_MAX][STATE_FOREIGN_LEN], *foreign_ptr[STATE_FOREIGN_MAX];
 	char *programs[SUBJECT_PROGRAMS_MAX], *groups[SUBJECT_PROGRAMS_MAX];
 };
+
+/*
+ * The digests of what it has mapped, without their paths. More than there is room for become one
+ * that is enrolled nowhere: a successor must not take it for more than it was.
+ */
+static void foreign_fill(struct subject_msg *b, const Belay__Evidence *e)
+{
+	size_t n = 0;
+	for (; n < e->n_foreign && n < STATE_FOREIGN_MAX; n++) {
+		const char *mark = NULL;
+		for (const char *p = e->foreign[n]; (p = strstr(p, FOREIGN_MARK)); p++)
+			mark = p;
+		if (!mark || strlen(mark) + 2 > STATE_FOREIGN_LEN)
+			break;
+		snprintf(b->foreign[n], STATE_FOREIGN_LEN, "?%s", mark);
+	}
+	if (n < e->n_foreign)
+		snprintf(b->foreign[n ? --n : 0], STATE_FOREIGN_LEN, "?" FOREIGN_MARK "-"), n++;
+	for (size_t i = 0; i < n; i++)
+		b->foreign_ptr[i] = b->foreign[i];
+	b->evidence.foreign = b->foreign_ptr;
+	b->evidence.n_foreign = n;
+}
 
 static Belay__StateSubject *subject_fill(struct subject_msg *b, const struct subject *s)
 {
@@ -60,6 +89,7 @@ static Belay__StateSubject *subject_fill(struct subject_msg *b, const struct sub
 		return NULL;
 	b->m = (Belay__StateSubject)BELAY__STATE_SUBJECT__INIT;
 	b->evidence = shorten(s->evidence);
+	foreign_fill(b, s->evidence);
 	b->m.evidence = &b->evidence;
 	for (size_t i = 0; i < s->n_programs; i++)
 		b->programs[i] = pb_text(s->programs[i]);

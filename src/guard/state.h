@@ -55,6 +55,8 @@ int restore_load(struct guard *g) _must_check_;
  * there and here, then declares the arrow ready.
  */
 void restore_fabric_up(struct guard *g);
+/* The fabric lost count of what ended: it is asked again what exists. */
+void restore_again(struct guard *g);
 /* The fabric's configuration as it is now. Flushes its grants. */
 int restore_config(struct guard *g) _must_check_;
 /* A fresh conn arrow: channels it does not hold have ended. */

@@ -49,6 +49,7 @@ struct world {
 	char dir[64];
 	int state_dir, memory, pidfd, attest, fabric, enforce, dispatcher;
 	uint64_t question, tree, inode;
+	bool foreign; /* whoever is attested has mapped what nobody enrolled */
 };
 
 static struct world *w;
@@ -109,6 +110,10 @@ static bool attest_one(void)
 	e.exe_path = pb_text(e.pid == STRANGER ? "/tmp/stranger" : "/usr/bin/program");
 	e.exe_sha256 = pb_bytes(sha, 32);
 	e.exe_size = 4096;
+	char *foreign[] = {pb_text("/tmp/x.so sha256:7777777777777777777777777777777777777777"
+				   "777777777777777777777777")};
+	e.foreign = foreign;
+	e.n_foreign = w->foreign;
 	m.id = q->id;
 	m.evidence = &e;
 	say(w->attest, &m);
@@ -182,7 +187,7 @@ static void fabric_up(const char *const (*flows)[2], size_t n)
 	say(w->fabric, &m);
 }
 
-static void ask(Belay__Question__Call call, uint32_t pid, const char *address)
+static void ask_on(Belay__Question__Call call, uint32_t pid, const char *address, int sock)
 {
 	struct addr a = {0};
 	Belay__Question q = BELAY__QUESTION__INIT;
@@ -190,7 +195,6 @@ static void ask(Belay__Question__Call call, uint32_t pid, const char *address)
 	if (address)
 		assert_int_equal(addr_parse(address, &a), 0);
 	Belay__Addr addr = pb_addr(&a);
-	_cleanup_close_ int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int fds[] = {w->pidfd, sock};
 	q.call = call;
 	q.tree = w->tree;
@@ -204,6 +208,12 @@ static void ask(Belay__Question__Call call, uint32_t pid, const char *address)
 				 call == BELAY__QUESTION__CALL__CALL_EXEC ? 1 : 2),
 		0);
 	turn();
+}
+
+static void ask(Belay__Question__Call call, uint32_t pid, const char *address)
+{
+	_cleanup_close_ int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ask_on(call, pid, address, sock);
 }
 
 /* The answer to the last question; 1 if there is none yet. */
@@ -495,6 +505,228 @@ static void test_a_successor_takes_over(void **state)
 	assert_string_equal(subject_name(channel_next(channel_first(&w->g))->to), "server");
 }
 
+/* Answers every order there is; how many ended sockets. */
+static int orders_done(void)
+{
+	int destroyed = 0;
+	for (Belay__ToFabric *m; (m = order());) {
+		destroyed += m->body_case == BELAY__TO_FABRIC__BODY_DESTROY;
+		fabric_says(m->id, 0, NULL, 0);
+		ipc_free(m);
+	}
+	return destroyed;
+}
+
+static void test_a_listener_that_ends_while_its_order_is_out(void **state)
+{
+	(void)state;
+	_cleanup_close_ int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct addr a;
+	assert_int_equal(addr_parse("127.0.0.1:7000", &a), 0);
+	ask_on(BELAY__QUESTION__CALL__CALL_BIND, SERVER, "127.0.0.1:7000", sock);
+	fabric_says(expect(BELAY__TO_FABRIC__BODY_BIND), 0, "127.0.0.1:7000", 0);
+	assert_int_equal(answer(), 0);
+	ask_on(BELAY__QUESTION__CALL__CALL_LISTEN, SERVER, NULL, sock);
+	uint64_t id = expect(BELAY__TO_FABRIC__BODY_LISTEN);
+	load("version: 1\nrules: []\n");
+	fabric_says(id, 0, "127.0.0.1:7000", 0);
+	assert_int_equal(orders_done(), 1);
+	assert_int_equal(answer(), -EACCES);
+	assert_null(bind_find(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a));
+}
+
+static void test_a_bind_is_judged_by_the_policy_in_force_when_it_is_done(void **state)
+{
+	(void)state;
+	struct addr a;
+	assert_int_equal(addr_parse("127.0.0.1:7000", &a), 0);
+	ask(BELAY__QUESTION__CALL__CALL_BIND, SERVER, "127.0.0.1:7000");
+	uint64_t id = expect(BELAY__TO_FABRIC__BODY_BIND);
+	load("version: 1\nrules: []\n");
+	fabric_says(id, 0, "127.0.0.1:7000", 0);
+	orders_done();
+	assert_int_equal(answer(), -EACCES);
+	assert_null(bind_at(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a, false));
+}
+
+static void test_a_listener_that_was_replaced_is_not_reached(void **state)
+{
+	(void)state;
+	struct addr a;
+	listening("127.0.0.1:7000");
+	assert_int_equal(addr_parse("127.0.0.1:7000", &a), 0);
+	w->g.facts++; /* no lease holds */
+	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
+	assert_true(attest_one()); /* the client; the listener is attested next, and meanwhile: */
+	struct bind *b = bind_find(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a);
+	b->inode++;
+	assert_int_equal(answer(), -ECONNREFUSED);
+	expect_nothing();
+}
+
+static void test_a_name_that_is_used_again_is_a_new_channel(void **state)
+{
+	(void)state;
+	listening("127.0.0.1:7000");
+	connected("127.0.0.1:40000", "127.0.0.1:7000");
+	uint8_t first[CHANNEL_ID_LEN];
+	memcpy(first, channel_first(&w->g)->id, sizeof(first));
+	/* The kernel gave the port again before the news of the first one's end got here. */
+	connected("127.0.0.1:40000", "127.0.0.1:7000");
+	assert_int_equal(channels_count(&w->g), 1);
+	struct channel *c = channel_first(&w->g);
+	assert_memory_not_equal(c->id, first, sizeof(first));
+	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
+	Belay__FabricClosed closed = BELAY__FABRIC_CLOSED__INIT;
+	Belay__FabricFlow f = BELAY__FABRIC_FLOW__INIT;
+	struct addr from = c->a, to = c->b;
+	Belay__Addr a = pb_addr(&from), b = pb_addr(&to);
+	f.a = &a;
+	f.b = &b;
+	closed.flow = &f;
+	m.closed = &closed;
+	say(w->fabric, &m); /* of the first */
+	assert_int_equal(channels_count(&w->g), 1);
+	say(w->fabric, &m);
+	assert_int_equal(channels_count(&w->g), 0);
+}
+
+static void test_a_successor_remembers_the_libraries(void **state)
+{
+	(void)state;
+	struct addr a;
+	struct error e = ERROR_INIT;
+	struct enrollment lib = {
+		.name = "lib", .path = "/tmp/x.so", .size = 4096, .flags = PROGRAM_LIBRARY};
+	memset(lib.sha256.bytes, 0x77, 32);
+	assert_int_equal(registry_enroll(w->g.registry, &lib, &e), 0);
+	w->foreign = true;
+	listening("127.0.0.1:7000");
+	w->foreign = false;
+	guard_stop();
+	guard_start();
+	const char *const flows[][2] = {{"127.0.0.1:7000", NULL}};
+	fabric_up(flows, 1);
+	assert_int_equal(addr_parse("127.0.0.1:7000", &a), 0);
+	assert_non_null(bind_find(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a));
+	judge_all(&w->g, "registry");
+	assert_non_null(bind_find(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a));
+	assert_int_equal(registry_unenroll(w->g.registry, "lib", NULL, &e), 0);
+	judge_all(&w->g, "registry");
+	assert_null(bind_find(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a));
+}
+
+static void closes(Belay__Transport transport, const char *at)
+{
+	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
+	Belay__FabricClosed closed = BELAY__FABRIC_CLOSED__INIT;
+	Belay__FabricFlow f = BELAY__FABRIC_FLOW__INIT;
+	struct addr addr;
+	assert_int_equal(addr_parse(at, &addr), 0);
+	Belay__Addr a = pb_addr(&addr);
+	f.a = &a;
+	f.transport = closed.transport = transport;
+	closed.flow = &f;
+	closed.listener = true;
+	m.closed = &closed;
+	say(w->fabric, &m);
+}
+
+static void test_the_end_of_a_bound_socket_ends_its_entry_alone(void **state)
+{
+	(void)state;
+	struct addr a, b;
+	assert_int_equal(addr_parse("127.0.0.1:7000", &a), 0);
+	assert_int_equal(addr_parse("127.0.0.1:7001", &b), 0);
+	listening("127.0.0.1:7000");
+	/* A datagram socket of the same name is not the listener. */
+	closes(BELAY__TRANSPORT__TRANSPORT_UDP, "127.0.0.1:7000");
+	assert_non_null(bind_find(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a));
+	/* One that never listened has an entry, too. The kernel tells no inode at the end. */
+	ask(BELAY__QUESTION__CALL__CALL_BIND, SERVER, "127.0.0.1:7001");
+	fabric_says(expect(BELAY__TO_FABRIC__BODY_BIND), 0, "127.0.0.1:7001", 5);
+	assert_int_equal(answer(), 0);
+	closes(BELAY__TRANSPORT__TRANSPORT_TCP, "127.0.0.1:7001");
+	assert_null(bind_at(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &b, false));
+	closes(BELAY__TRANSPORT__TRANSPORT_TCP, "127.0.0.1:7000");
+	assert_null(bind_find(&w->g, BELAY__TRANSPORT__TRANSPORT_TCP, &a));
+}
+
+static void test_lost_news_are_made_good_by_a_dump(void **state)
+{
+	(void)state;
+	listening("127.0.0.1:7000");
+	connected("127.0.0.1:40000", "127.0.0.1:7000");
+	connected("127.0.0.1:40001", "127.0.0.1:7000");
+	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
+	m.overrun = true;
+	say(w->fabric, &m);
+	say(w->fabric, &m); /* while the first dump is still to come */
+	assert_true(arrow_up(&w->g, ROLE_FABRIC));
+	for (int i = 0; i < 2; i++) {
+		uint64_t id = expect(BELAY__TO_FABRIC__BODY_DUMP);
+		expect_nothing();
+		Belay__FabricFlow f[2] = {BELAY__FABRIC_FLOW__INIT, BELAY__FABRIC_FLOW__INIT};
+		Belay__FabricFlow *flows[] = {&f[0], &f[1]};
+		struct addr from, to;
+		assert_int_equal(addr_parse("127.0.0.1:40001", &from), 0);
+		assert_int_equal(addr_parse("127.0.0.1:7000", &to), 0);
+		Belay__Addr a = pb_addr(&from), b = pb_addr(&to);
+		f[0].a = &b;
+		f[1].a = &a;
+		f[1].b = &b;
+		m = (Belay__FromFabric)BELAY__FROM_FABRIC__INIT;
+		m.id = id;
+		m.flows = flows;
+		m.n_flows = 2;
+		say(w->fabric, &m);
+		assert_int_equal(channels_count(&w->g), 1);
+	}
+	expect_nothing();
+	assert_int_equal(channel_first(&w->g)->a.port, 40001);
+}
+
+static void test_an_image_that_inherits_is_held_to_its_own_rule(void **state)
+{
+	(void)state;
+	static const char text[] = "version: 1\nrules:\n"
+				   "  - name: a\n"
+				   "    allow: bind\n"
+				   "    from: { program: [server, client] }\n"
+				   "  - name: b\n"
+				   "    allow: connect\n"
+				   "    from: { program: client }\n"
+				   "    port: 7000\n"
+				   "  - name: c\n"
+				   "    allow: connect\n"
+				   "    from: { program: server }\n"
+				   "    port: 7000\n"
+				   "    protection: encrypt\n";
+	load(text);
+	listening("127.0.0.1:7000");
+	connected("127.0.0.1:40000", "127.0.0.1:7000");
+	struct channel *c = channel_first(&w->g);
+	Belay__Question q = BELAY__QUESTION__INIT;
+	Belay__FromEnforce m = BELAY__FROM_ENFORCE__INIT;
+	Belay__Inherited i = BELAY__INHERITED__INIT, *list[] = {&i};
+	Belay__Addr a = pb_addr(&c->a), b = pb_addr(&c->b);
+	i.local = &a;
+	i.remote = &b;
+	q.call = BELAY__QUESTION__CALL__CALL_EXEC;
+	q.tree = w->tree;
+	q.pid = SERVER;
+	q.n_inherited = 1;
+	q.inherited = list;
+	m.id = ++w->question;
+	m.body_case = BELAY__FROM_ENFORCE__BODY_QUESTION;
+	m.question = &q;
+	assert_int_equal(ipc_send_fd(w->enforce, &m.base, &w->pidfd, 1), 0);
+	turn();
+	assert_int_equal(orders_done(), 1);
+	assert_int_equal(answer(), 0);
+	assert_int_equal(channels_count(&w->g), 0);
+}
+
 static void test_a_surprise_closes_the_arrow(void **state)
 {
 	(void)state;
@@ -517,6 +749,14 @@ int main(void)
 		T(a_lost_fabric_fails_closed_and_comes_back),
 		T(a_lost_attest_is_asked_again),
 		T(a_successor_takes_over),
+		T(a_listener_that_ends_while_its_order_is_out),
+		T(a_bind_is_judged_by_the_policy_in_force_when_it_is_done),
+		T(a_listener_that_was_replaced_is_not_reached),
+		T(a_name_that_is_used_again_is_a_new_channel),
+		T(a_successor_remembers_the_libraries),
+		T(the_end_of_a_bound_socket_ends_its_entry_alone),
+		T(lost_news_are_made_good_by_a_dump),
+		T(an_image_that_inherits_is_held_to_its_own_rule),
 		T(a_surprise_closes_the_arrow),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -13,7 +13,6 @@
 
 /* How attest and the guard write a mapping: "PATH sha256:HEX", or "PATH sha256:-" if it was
  * unreadable. */
-#define FOREIGN_MARK " sha256:"
 
 const struct evidence_field evidence_fields[] = {
 #define EVIDENCE(kind, field, json, limit, help) {json, help},

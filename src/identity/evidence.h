@@ -28,6 +28,9 @@ struct digest {
 };
 
 /* An executable mapping from outside the installed library directories. */
+/* Between a mapping's path and its digest, in messages: "PATH sha256:HEX", "-" if unreadable. */
+#define FOREIGN_MARK " sha256:"
+
 struct foreign {
 	char path[EVIDENCE_FOREIGN_PATH]; /* for people; shortened at the front */
 	struct digest sha256;             /* none: it could not be read, so it matches nothing */
