@@ -56,6 +56,8 @@ struct belayd {
 	char state[INSTANCE_DIR_MAX + 16];
 	bool host, stopping, explicit_dir;
 	uid_t uid_base;
+	struct addr resolvers[HERITAGE_RESOLVERS_MAX];
+	size_t n_resolvers;
 	int lock, dir;
 	struct ipc_chan dispatcher; /* start records to the dispatcher that lives now */
 	struct child child[_ROLE_N];

@@ -20,11 +20,15 @@ enum { EXIT_START = 1, EXIT_USAGE = 2, EXIT_BUSY = 3 };
 
 static void usage(FILE *f)
 {
-	fputs("usage: belayd [--dir DIR] [--uid-base N] [--without ROLE]... [--foreground]\n"
+	fputs("usage: belayd [--dir DIR] [--uid-base N] [--resolver IP[:PORT]]...\n"
+	      "              [--without ROLE]... [--foreground]\n"
 	      "Starts a Belay instance and keeps it running: the host's as root, else your own.\n"
 	      "  --dir DIR       the instance's directory (default: /run/belay with state in\n"
 	      "                  /var/lib/belay as root, else ~/.local/state/belay)\n"
 	      "  --uid-base N    host instance: components run as uids N+1 to N+8 (default 64400)\n"
+	      "  --resolver IP[:PORT]  the name server programs ask at IP port 53; up to four, "
+	      "instead\n"
+	      "                  of those in /etc/resolv.conf\n"
 	      "  --without ROLE  do not start this component (to look for a fault)\n"
 	      "  --foreground    stay in the foreground; always so\n"
 	      "  --version, --help\n"
@@ -58,6 +62,29 @@ static int parse_without(struct belayd *b, const char *name)
 	return -1;
 }
 
+static int parse_resolver(struct belayd *b, const char *text)
+{
+	struct addr a;
+	if (addr_parse(text, &a) < 0 || addr_is_any(&a)) {
+		fprintf(stderr,
+			"belayd: --resolver must be an address: IP, IP:PORT or [IP6]:PORT\n");
+		return EXIT_USAGE;
+	}
+	a.port = a.port ? a.port : 53;
+	for (size_t i = 0; i < b->n_resolvers; i++)
+		if (addr_same_ip(&b->resolvers[i], &a)) {
+			fprintf(stderr, "belayd: programs cannot tell two resolvers at %s apart\n",
+				text);
+			return EXIT_USAGE;
+		}
+	if (b->n_resolvers == HERITAGE_RESOLVERS_MAX) {
+		fprintf(stderr, "belayd: at most %d --resolver\n", HERITAGE_RESOLVERS_MAX);
+		return EXIT_USAGE;
+	}
+	b->resolvers[b->n_resolvers++] = a;
+	return -1;
+}
+
 static int parse_dir(struct belayd *b, const char *dir)
 {
 	char real[PATH_MAX] = "";
@@ -79,6 +106,7 @@ static int parse(struct belayd *b, int argc, char **argv)
 {
 	static const struct option options[] = {{"dir", required_argument, NULL, 'd'},
 		{"uid-base", required_argument, NULL, 'u'},
+		{"resolver", required_argument, NULL, 'r'},
 		{"without", required_argument, NULL, 'w'}, {"foreground", no_argument, NULL, 'f'},
 		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'v'}, {0}};
 	int o, r = -1;
@@ -92,6 +120,9 @@ static int parse(struct belayd *b, int argc, char **argv)
 			break;
 		case 'w':
 			r = parse_without(b, optarg);
+			break;
+		case 'r':
+			r = parse_resolver(b, optarg);
 			break;
 		case 'f':
 			break;

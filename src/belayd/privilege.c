@@ -6,6 +6,7 @@
 #include <cap-ng.h>
 #include <errno.h>
 #include <grp.h>
+#include <linux/securebits.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -48,6 +49,12 @@ int privilege_drop(const struct belayd *b, enum role role)
 	for (unsigned cap = 0; cap <= CAP_LAST_CAP; cap++)
 		if (wants[cap])
 			capng_update(CAPNG_ADD, CAP_ALL_SETS, cap);
+	/*
+	 * Who takes on a caller's effective id for the time of a Unix connect must come back from
+	 * it with all it had, also when the caller is root.
+	 */
+	if (wants[CAP_SETUID] && prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) < 0)
+		return -errno;
 	int uid = (int)privilege_uid(b, role);
 	if (capng_change_id(uid, uid, CAPNG_DROP_SUPP_GRP | CAPNG_CLEAR_BOUNDING) < 0)
 		return -EPERM;

@@ -99,6 +99,10 @@ static int plan_make(
 		return -ENOMEM;
 	}
 	snprintf(h.dir, sizeof(h.dir), "%s", b->instance.dir);
+	if (c->role == ROLE_GUARD) {
+		memcpy(h.resolvers, b->resolvers, sizeof(h.resolvers));
+		h.n_resolvers = b->n_resolvers;
+	}
 	h.dispatcher = plan_add(p, dispatcher);
 	h.belayd = plan_add(p, keep);
 	if (c->state_dir >= 0)

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "enforce/enforce.h"
+#include "enforce/listener.h"
 #include "enforce/target.h"
 
 #if defined(__x86_64__)
@@ -274,6 +275,8 @@ static void sock_serve(struct enforce *e, struct request *r)
 		return;
 	case __NR_bind:
 	case __NR_listen:
+		if (!kind && r->family == AF_UNIX && r->n.data.nr == __NR_listen)
+			listener_note(e, r);
 		if (!kind)
 			act_serve(e, r);
 		else if (r->n.data.nr == __NR_bind)

@@ -17,6 +17,7 @@
 
 #define DIAG_BUF 16384
 #define DIAG_MESSAGES_MAX 4096 /* received for one question */
+#define STATE_CLOSE 7          /* bound, not listening yet */
 #define STATE_LISTEN 10
 
 #define HEAD sizeof(struct nlattr)
@@ -26,22 +27,27 @@ static size_t align4(size_t n)
 	return (n + 3) & ~(size_t)3;
 }
 
-static bool is_it(const struct nlmsghdr *h, const struct stat *file)
+/* What is looked for: a listener by its file, or a bound socket by its inode, whose file is told.
+ */
+struct wanted {
+	uint32_t states;
+	const struct stat *file;
+	uint32_t socket;
+	struct unix_diag_vfs found;
+};
+
+static bool vfs_read(const struct nlmsghdr *h, struct unix_diag_vfs *ret)
 {
-	const struct unix_diag_msg *m = NLMSG_DATA(h);
-	if (h->nlmsg_len < (sizeof(*h) + sizeof(*m)) || m->udiag_state != STATE_LISTEN)
-		return false;
-	const char *at = (const char *)h + (sizeof(*h) + sizeof(*m)),
+	const char *at = (const char *)h + (sizeof(*h) + sizeof(struct unix_diag_msg)),
 		   *end = (const char *)h + h->nlmsg_len;
-	while ((size_t)(end - at) >= sizeof(struct nlattr)) {
+	while (at < end && (size_t)(end - at) >= HEAD) {
 		const struct nlattr *a = (const void *)at;
-		const struct unix_diag_vfs *v = (const void *)(at + HEAD);
 		if (a->nla_len < HEAD || a->nla_len > (size_t)(end - at))
 			return false;
-		if (a->nla_type == UNIX_DIAG_VFS && a->nla_len >= HEAD + sizeof(*v))
-			return v->udiag_vfs_ino == file->st_ino &&
-			       v->udiag_vfs_dev >> 20 == major(file->st_dev) &&
-			       (v->udiag_vfs_dev & 0xfffff) == minor(file->st_dev);
+		if (a->nla_type == UNIX_DIAG_VFS && a->nla_len >= HEAD + sizeof(*ret)) {
+			memcpy(ret, at + HEAD, sizeof(*ret));
+			return true;
+		}
 		if (align4(a->nla_len) >= (size_t)(end - at))
 			return false;
 		at += align4(a->nla_len);
@@ -49,15 +55,27 @@ static bool is_it(const struct nlmsghdr *h, const struct stat *file)
 	return false;
 }
 
-static int diag_ask(int diag, uint32_t seq)
+static bool is_it(const struct nlmsghdr *h, struct wanted *w)
+{
+	const struct unix_diag_msg *m = NLMSG_DATA(h);
+	if (h->nlmsg_len < (sizeof(*h) + sizeof(*m)) || !(w->states & 1u << (m->udiag_state & 31)))
+		return false;
+	if (!w->file && m->udiag_ino != w->socket)
+		return false;
+	if (!vfs_read(h, &w->found))
+		return false;
+	return !w->file || (w->found.udiag_vfs_ino == w->file->st_ino &&
+				   w->found.udiag_vfs_dev >> 20 == major(w->file->st_dev) &&
+				   (w->found.udiag_vfs_dev & 0xfffff) == minor(w->file->st_dev));
+}
+
+static int diag_ask(int diag, uint32_t seq, uint32_t states)
 {
 	struct {
 		struct nlmsghdr h;
 		struct unix_diag_req q;
 	} m = {{sizeof(m), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, seq, 0},
-		{.sdiag_family = AF_UNIX,
-			.udiag_states = 1u << STATE_LISTEN,
-			.udiag_show = UDIAG_SHOW_VFS}};
+		{.sdiag_family = AF_UNIX, .udiag_states = states, .udiag_show = UDIAG_SHOW_VFS}};
 	struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
 	ssize_t n = sendto(
 		diag, &m, sizeof(m), MSG_DONTWAIT, (struct sockaddr *)&kernel, sizeof(kernel));
@@ -65,7 +83,7 @@ static int diag_ask(int diag, uint32_t seq)
 }
 
 /* 1 found, 0 end of dump, -EAGAIN more to come. */
-static int diag_scan(const char *buf, size_t len, uint32_t seq, const struct stat *file)
+static int diag_scan(const char *buf, size_t len, uint32_t seq, struct wanted *w)
 {
 	size_t left = len;
 	const struct nlmsghdr *h = (const void *)buf;
@@ -76,27 +94,25 @@ static int diag_scan(const char *buf, size_t len, uint32_t seq, const struct sta
 			return 0;
 		if (h->nlmsg_type == NLMSG_ERROR)
 			return -EIO;
-		if (h->nlmsg_type == SOCK_DIAG_BY_FAMILY && is_it(h, file))
+		if (h->nlmsg_type == SOCK_DIAG_BY_FAMILY && is_it(h, w))
 			return 1;
 	}
 	return -EAGAIN;
 }
 
-int diag_listens(int diag, const struct stat *file)
+static int diag_search(int diag, struct wanted *w)
 {
 	static uint32_t seq;
 	static _Alignas(struct nlmsghdr) char buf[DIAG_BUF];
-	if (diag < 0 || file->st_ino > UINT32_MAX)
-		return 0;
 	/* A dump that was left half read is finished first: its messages carry an older number. */
-	int r = diag_ask(diag, ++seq);
+	int r = diag_ask(diag, ++seq, w->states);
 	for (int i = 0; i < DIAG_MESSAGES_MAX; i++) {
 		struct sockaddr_nl from = {0};
 		socklen_t from_len = sizeof(from);
 		ssize_t n = recvfrom(
 			diag, buf, sizeof(buf), MSG_DONTWAIT, (struct sockaddr *)&from, &from_len);
 		if (n < 0 && errno == EAGAIN && r == -EBUSY) {
-			r = diag_ask(diag, seq);
+			r = diag_ask(diag, seq, w->states);
 			if (r < 0)
 				return r;
 			continue;
@@ -105,9 +121,25 @@ int diag_listens(int diag, const struct stat *file)
 			return n < 0 ? -errno : -EIO;
 		if (from.nl_pid)
 			continue;
-		int found = diag_scan(buf, (size_t)n, seq, file);
+		int found = diag_scan(buf, (size_t)n, seq, w);
 		if (found != -EAGAIN)
 			return found;
 	}
 	return -E2BIG;
+}
+
+int diag_listens(int diag, const struct stat *file)
+{
+	struct wanted w = {.states = 1u << STATE_LISTEN, .file = file};
+	return diag < 0 || file->st_ino > UINT32_MAX ? 0 : diag_search(diag, &w);
+}
+
+int diag_file(int diag, uint64_t socket, uint32_t *ret_dev, uint32_t *ret_ino)
+{
+	struct wanted w = {.states = 1u << STATE_CLOSE | 1u << STATE_LISTEN};
+	w.socket = (uint32_t)socket;
+	int r = diag < 0 || !socket || socket > UINT32_MAX ? 0 : diag_search(diag, &w);
+	*ret_dev = w.found.udiag_vfs_dev;
+	*ret_ino = w.found.udiag_vfs_ino;
+	return r;
 }

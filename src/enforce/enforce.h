@@ -113,6 +113,15 @@ struct pool {
 	uint64_t asked_ms; /* 0: nothing on its way */
 };
 
+#define LISTENERS_MAX \
+	1024 /* Unix sockets with a file, of all trees; more: the oldest are not known */
+
+struct listener {
+	uint64_t tree; /* 0: free */
+	uint32_t pid, dev, ino;
+	int pidfd;
+};
+
 #define POOLS 4
 
 struct enforce {
@@ -125,6 +134,8 @@ struct enforce {
 	struct act act[ACTS_MAX];
 	uint32_t n_act;
 	struct pool pool[POOLS];
+	struct listener listener[LISTENERS_MAX];
+	size_t next_listener;
 	uint64_t cookie; /* of the fabric's network namespace; 0: not known yet */
 	LIST_HEAD(, tree) trees;
 	uint32_t n_trees;

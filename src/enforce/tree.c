@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "enforce/enforce.h"
+#include "enforce/listener.h"
 #include "enforce/target.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
@@ -201,6 +202,7 @@ void tree_remove(struct tree *t)
 			call_drop(e, &e->request[i]);
 	exec_tree_gone(t);
 	first_forget(t);
+	listener_tree_gone(e, t->id);
 	/* The tree's own last: should we be killed half-way, it brings a successor back here. */
 	const char *const suffix[] = {"-diag", ""};
 	int *const fd[] = {&t->diag, &t->notify};

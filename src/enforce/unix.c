@@ -26,6 +26,7 @@
 #include "base/log.h"
 #include "enforce/diag.h"
 #include "enforce/enforce.h"
+#include "enforce/listener.h"
 #include "enforce/target.h"
 
 #define ERESTARTSYS_ 512
@@ -35,11 +36,27 @@
 /* ---- acting with the caller's permissions, on a host, where this process has a uid of its own
  * ---- */
 
+/*
+ * The file system ids decide what it may open; the effective ones are what a listener sees as its
+ * peer. Real and saved ids stay this process's own: they are what decides who may signal or trace
+ * it. The raw calls change only this thread, which is the only one that matters.
+ */
 struct actor {
 	bool changed;
 	uid_t uid;
 	gid_t gid;
 };
+
+static int ids_set(uid_t euid, gid_t egid, uid_t fsuid, gid_t fsgid)
+{
+	if (syscall(__NR_setresgid, -1, egid, -1) < 0 || syscall(__NR_setresuid, -1, euid, -1) < 0)
+		return -errno;
+	setfsgid(fsgid);
+	setfsuid(fsuid);
+	/* They report nothing; an id that is not valid reads them back. */
+	return (uid_t)setfsuid((uid_t)-1) == fsuid && (gid_t)setfsgid((gid_t)-1) == fsgid ? 0
+											  : -EPERM;
+}
 
 static int actor_set(const struct enforce *e, pid_t tid, struct actor *a)
 {
@@ -50,26 +67,17 @@ static int actor_set(const struct enforce *e, pid_t tid, struct actor *a)
 	int r = target_ids(tid, &ids);
 	if (r < 0)
 		return r;
-	/* The raw call: only this thread, which is the only one that matters, changes. */
 	if (syscall(__NR_setgroups, ids.n_groups, ids.groups) < 0)
 		return -errno;
 	a->changed = true;
-	setfsgid(ids.gid);
-	setfsuid(ids.uid);
-	/* They report nothing; an id that is not valid reads them back. */
-	return (uid_t)setfsuid((uid_t)-1) == ids.uid && (gid_t)setfsgid((gid_t)-1) == ids.gid
-		       ? 0
-		       : -EPERM;
+	return ids_set(ids.euid, ids.egid, ids.uid, ids.gid);
 }
 
 static void actor_reset(const struct actor *a)
 {
 	if (!a->changed)
 		return;
-	setfsuid(a->uid);
-	setfsgid(a->gid);
-	if (syscall(__NR_setgroups, 0, NULL) < 0 || (uid_t)setfsuid((uid_t)-1) != a->uid ||
-		(gid_t)setfsgid((gid_t)-1) != a->gid) {
+	if (ids_set(a->uid, a->gid, a->uid, a->gid) < 0 || syscall(__NR_setgroups, 0, NULL) < 0) {
 		log_error("cannot go back to this process's own permissions");
 		_exit(1); /* never serve the next caller with this one's */
 	}
@@ -201,10 +209,12 @@ static void connect_file(struct enforce *e, struct request *r)
 
 void unix_connect_answered(struct enforce *e, struct request *r, int error)
 {
-	if (error)
+	if (error) {
 		call_reply(e, r, error, 0);
-	else
-		connect_file(e, r);
+		return;
+	}
+	unix_refuse_rights(r->sock); /* another tree's, or outside: it gives this one nothing */
+	connect_file(e, r);
 }
 
 /* ---- the call ---- */
@@ -255,6 +265,7 @@ static void path_judge(struct enforce *e, struct request *r)
 	q.transport = BELAY__TRANSPORT__TRANSPORT_UNIX;
 	q.family = AF_UNIX;
 	q.unix_path = path;
+	q.unix_peer_pid = listener_pid(e, &st);
 	r->answer_to = ANSWER_UNIX;
 	question_ask(e, r, &q, &r->pidfd, 1);
 }

@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "fabric/sock.h"
 
 #define DNS_TURN 16 /* messages read in one turn of the loop */
 
@@ -263,10 +264,12 @@ static void place_close(struct dns_place *p)
 
 static int place_open(struct dns *d, const struct addr *resolver, struct dns_place **ret)
 {
-	_cleanup_close_ int udp = place_socket(resolver, SOCK_DGRAM);
+	struct addr at = *resolver;
+	at.port = 53; /* what programs ask, wherever the resolver itself listens */
+	_cleanup_close_ int udp = place_socket(&at, SOCK_DGRAM);
 	if (udp < 0)
 		return udp;
-	_cleanup_close_ int tcp = place_socket(resolver, SOCK_STREAM);
+	_cleanup_close_ int tcp = place_socket(&at, SOCK_STREAM);
 	if (tcp < 0)
 		return tcp;
 	struct dns_place *p = calloc(1, sizeof(*p));
@@ -276,6 +279,8 @@ static int place_open(struct dns *d, const struct addr *resolver, struct dns_pla
 	/* Cannot fail: both are sockets and new to the loop. */
 	if (uv_poll_init(d->loop, &p->udp_poll, udp) < 0 ||
 		uv_poll_init(d->loop, &p->tcp_poll, tcp) < 0)
+		abort();
+	if (sock_inode(udp, &p->inode[0]) < 0 || sock_inode(tcp, &p->inode[1]) < 0)
 		abort();
 	p->udp = take_fd(&udp);
 	p->tcp = take_fd(&tcp);
@@ -312,6 +317,14 @@ int dns_configure(struct dns *d, const struct addr *resolvers, size_t n)
 		d->n_places++;
 	}
 	return 0;
+}
+
+bool dns_is_own(const struct dns *d, uint64_t inode)
+{
+	for (size_t i = 0; inode && i < d->n_places; i++)
+		if (d->places[i]->inode[0] == inode || d->places[i]->inode[1] == inode)
+			return true;
+	return false;
 }
 
 int dns_start(struct dns *d, uv_loop_t *loop)

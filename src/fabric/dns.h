@@ -28,6 +28,7 @@ struct dns_place {
 	struct dns *dns;
 	struct addr resolver;
 	int udp, tcp;
+	uint64_t inode[2]; /* of both */
 	uv_poll_t udp_poll, tcp_poll;
 	int open_handles;
 };
@@ -64,9 +65,12 @@ struct dns {
 void dns_prepare(struct dns *d);
 /* In the fabric: joins the loop. */
 int dns_start(struct dns *d, uv_loop_t *loop) _must_check_;
-/* Answers at these addresses from now on, and no longer at others; none: as before. Port 0
- * means 53. */
+/* Answers at port 53 of these addresses from now on, and no longer at others; none: as before. The
+ * port is where the resolver itself is asked; 0 means 53. */
 int dns_configure(struct dns *d, const struct addr *resolvers, size_t n) _must_check_;
+
+/* A socket at which the relay answers: it is nobody's that the guard could know. */
+bool dns_is_own(const struct dns *d, uint64_t inode);
 
 /* ---- between dns.c and dnstcp.c ---- */
 

@@ -27,6 +27,7 @@ struct dns_client {
 };
 
 static void client_read(uv_poll_t *p, int status, int events);
+static void client_frame(struct dns_client *c);
 
 static void client_freed(uv_handle_t *h)
 {
@@ -82,6 +83,7 @@ static void client_write(uv_poll_t *p, int status, int events)
 	free(c->out);
 	c->out = NULL;
 	client_wait(c, UV_READABLE, client_read);
+	client_frame(c); /* a second query may have come with the first */
 }
 
 /* Takes buf: two bytes of length, then the message. */
@@ -218,6 +220,18 @@ static void client_query(struct dns_client *c, size_t len)
 		client_ask(c, &q);
 }
 
+/* The next query, if all of it is there. */
+static void client_frame(struct dns_client *c)
+{
+	if (c->in_len < 2)
+		return;
+	size_t len = (size_t)(c->in[0] << 8 | c->in[1]);
+	if (len > DNS_QUERY_MAX || len < DNS_HEADER)
+		client_close(c);
+	else if (c->in_len >= 2 + len)
+		client_query(c, len);
+}
+
 static void client_read(uv_poll_t *p, int status, int events)
 {
 	struct dns_client *c = p->data;
@@ -234,13 +248,7 @@ static void client_read(uv_poll_t *p, int status, int events)
 		}
 		c->in_len += (size_t)n;
 	}
-	if (c->in_len < 2)
-		return;
-	size_t len = (size_t)(c->in[0] << 8 | c->in[1]);
-	if (len > DNS_QUERY_MAX || len < DNS_HEADER)
-		client_close(c);
-	else if (c->in_len >= 2 + len)
-		client_query(c, len);
+	client_frame(c);
 }
 
 void dns_tcp_accept(uv_poll_t *poll, int status, int events)

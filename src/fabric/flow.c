@@ -77,8 +77,9 @@ static struct flow *list_next(struct list *l)
 
 static int dump_sock(const struct diag_sock *s, void *data)
 {
-	if (s->local.port)
-		flow_from_sock(list_next(data), s);
+	struct list *l = data;
+	if (s->local.port && !dns_is_own(&l->f->dns, s->inode))
+		flow_from_sock(list_next(l), s);
 	return 0;
 }
 

@@ -220,7 +220,11 @@ static int order_udp_grant(
 	if (r < 0)
 		return r;
 	sock_destination(&to);
-	r = install(f, m->mark, true, &to);
+	/* The port the kernel would choose at the first packet is chosen now: an answer comes to
+	 * it. */
+	r = sock_bind_any(fd, &facts);
+	if (r >= 0)
+		r = install(f, m->mark, true, &to);
 	if (r >= 0)
 		r = sock_mark(fd, m->mark);
 	if (r >= 0)

@@ -184,6 +184,13 @@ int sock_bind(int fd, const struct sock_facts *f, const struct addr *a)
 	return bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
 }
 
+int sock_bind_any(int fd, const struct sock_facts *f)
+{
+	struct addr now, any = {.ip_len = f->family == AF_INET ? 4 : 16};
+	int r = sock_local(fd, &now);
+	return r < 0 || now.port ? r : sock_bind(fd, f, &any);
+}
+
 /* Own connection to a program's listener, from the name its client has on the other node. */
 int sock_dial(const struct addr *source, const struct addr *destination, int *ret_result)
 {

@@ -30,6 +30,8 @@ int sock_connect(
 /* Dissolves the association and takes the mark away. */
 int sock_disconnect(int fd) _must_check_;
 int sock_bind(int fd, const struct sock_facts *f, const struct addr *a) _must_check_;
+/* A port of the kernel's choice on every address, for a socket that has none yet. */
+int sock_bind_any(int fd, const struct sock_facts *f) _must_check_;
 /*
  * Makes fd established towards `remote`, with *ret_peer as its other end, without a packet. An
  * unbound fd gets a free port at `local` (when ip_len is not 0). On failure fd is as before,

@@ -31,6 +31,7 @@ extern size_t n_said;
 /* Answers every question with the question: with a forgery before for names that begin with 'l',
  * in 1200 bytes for those with 'b'. */
 extern char resolver_at[ADDR_TEXT_MAX];
+#define RELAY_AT "127.0.0.1:53" /* where programs ask for it */
 
 void forget(void);
 void wait_said(size_t want);

@@ -37,7 +37,7 @@ static void test_dns_udp(void **state)
 	uint8_t buf[2048], q[sizeof(query_short)];
 	size_t len = sizeof(query_short) - 1;
 	_cleanup_close_ int u = program_socket(AF_INET, BELAY__TRANSPORT__TRANSPORT_UDP);
-	assert_int_equal(order_connect(u, 90, 1, resolver_at), 0);
+	assert_int_equal(order_connect(u, 90, 1, RELAY_AT), 0);
 	memcpy(q, query_short, sizeof(q));
 	assert_int_equal(dns_ask(u, q, len, buf, sizeof(buf)), len);
 	assert_memory_equal(buf, "\x12\x34\x81\0", 4);
@@ -64,14 +64,27 @@ static void test_dns_tcp(void **state)
 	memcpy(q + 2, query_short, sizeof(query_short));
 	for (int k = 0; k < 3; k++) {
 		_cleanup_close_ int t = program_socket(AF_INET, 0);
-		assert_int_equal(order_connect(t, 91, 0, resolver_at), 0);
+		assert_int_equal(order_connect(t, 91, 0, RELAY_AT), 0);
 		for (int i = 0; i < 6; i++) {
 			assert_int_equal(dns_ask(t, q, len, buf, sizeof(buf)), len);
 			assert_memory_equal(buf + 2, "\x12\x34\x81\0", 4);
 		}
 	}
+	_cleanup_close_ int both = program_socket(AF_INET, 0);
+	uint8_t two[2 * sizeof(q)];
+	memcpy(two, q, len);
+	memcpy(two + len, q, len);
+	assert_int_equal(order_connect(both, 91, 0, RELAY_AT), 0);
+	ssize_t got = dns_ask(both, two, 2 * len, buf, sizeof(buf));
+	for (int i = 0; i < 200 && got < (ssize_t)(2 * len); i++) {
+		uv_run(&loop, UV_RUN_NOWAIT);
+		usleep(2000);
+		ssize_t n = recv(both, buf + got, sizeof(buf) - (size_t)got, MSG_DONTWAIT);
+		got += n > 0 ? n : 0;
+	}
+	assert_int_equal(got, 2 * len);
 	_cleanup_close_ int t = program_socket(AF_INET, 0);
-	assert_int_equal(order_connect(t, 91, 0, resolver_at), 0);
+	assert_int_equal(order_connect(t, 91, 0, RELAY_AT), 0);
 	q[0] = 0xff; /* not a query's length */
 	assert_int_equal(dns_ask(t, q, len, buf, sizeof(buf)), 0);
 }

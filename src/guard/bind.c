@@ -271,6 +271,41 @@ static bool bind_decide(struct job *j, const struct addr *a, struct verdict *v)
 	return r == 0;
 }
 
+/*
+ * A datagram socket bound to no address and no port in particular gets what it would get with its
+ * first packet: that is not a right, and needs none. Nobody is sent to it, as it has no entry.
+ */
+static bool bind_is_nothing(const struct job *j)
+{
+	return j->transport == BELAY__TRANSPORT__TRANSPORT_UDP && !j->address.port &&
+	       addr_is_any(&j->address);
+}
+
+static void nothing_bound(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
+{
+	(void)g, (void)fds, (void)n_fds;
+	struct job *j = ctx;
+	const Belay__FromFabric *m = reply;
+	j->pending = NULL;
+	job_answer(j, error ? -EACCES : m->error, NULL);
+}
+
+static void nothing_order(struct job *j)
+{
+	Belay__FabricBind o = BELAY__FABRIC_BIND__INIT;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__Addr a = pb_addr(&j->address);
+	o.address = &a;
+	o.transport = j->transport;
+	m.body_case = BELAY__TO_FABRIC__BODY_BIND;
+	m.bind = &o;
+	int r = arrow_call(
+		j->guard, ROLE_FABRIC, &m.base, &j->sock, 1, 0, nothing_bound, j, &j->pending);
+	if (r < 0)
+		job_fail(j, r, "bind");
+}
+
 static void unidentified(struct job *j, int error)
 {
 	char notice[160];
@@ -290,7 +325,9 @@ static void bind_caller_known(struct guard *g, void *ctx, int error, struct subj
 		return;
 	}
 	j->caller = subject_ref(s);
-	if (!guard_owns(g, &j->address))
+	if (bind_is_nothing(j))
+		nothing_order(j);
+	else if (!guard_owns(g, &j->address))
 		job_answer(j, -EADDRNOTAVAIL, NULL);
 	else if (bind_decide(j, &j->address, &v))
 		bind_order(j, &v);

@@ -16,6 +16,7 @@
 #include "guard/pb.h"
 #include "guard/policies.h"
 #include "guard/process.h"
+#include "guard/publish.h"
 #include "guard/refusals.h"
 #include "guard/tree.h"
 #include "identity/evidence.h"
@@ -235,27 +236,39 @@ void control_channels(struct client *c, const Belay__ChannelsRequest *m)
 
 #define WHY_PER_REPLY 20
 
+static void why_fill(Belay__WhyRow *w, const struct refusal *r)
+{
+	*w = (Belay__WhyRow)BELAY__WHY_ROW__INIT;
+	w->when_ms = r->when_ms;
+	w->text = pb_text(r->text);
+	w->rule = pb_text(r->rule);
+	w->advice = pb_text(r->advice);
+	w->from = pb_text(r->from);
+	w->to = pb_text(r->to);
+	w->address = pb_text(r->address);
+}
+
 void control_why(struct client *c, const Belay__WhyRequest *m)
 {
 	struct guard *g = c->guard;
 	Belay__WhyRow row[WHY_PER_REPLY], *rows[WHY_PER_REPLY];
 	Belay__ControlReply reply = BELAY__CONTROL_REPLY__INIT;
 	const struct refusal *r;
+	struct refusal closed;
+	struct addr a;
 	size_t i = 0;
+	/* Who came from outside met a closed port: nobody was asked, so nothing is in the ring. */
+	if (m->address[0] && addr_parse(m->address, &a) == 0 && a.port &&
+		publish_why(g, &a, c->uid, c->admin, &closed)) {
+		rows[0] = &row[0];
+		why_fill(&row[reply.n_why++], &closed);
+	}
 	while (reply.n_why < WHY_PER_REPLY && (r = refusals_get(g, &i, m->pid, m->address))) {
 		/* What programs of other users tried is theirs and the owner's to know. */
 		if (!c->admin && r->uid != c->uid)
 			continue;
-		Belay__WhyRow *w = &row[reply.n_why];
-		*w = (Belay__WhyRow)BELAY__WHY_ROW__INIT;
-		w->when_ms = r->when_ms;
-		w->text = pb_text(r->text);
-		w->rule = pb_text(r->rule);
-		w->advice = pb_text(r->advice);
-		w->from = pb_text(r->from);
-		w->to = pb_text(r->to);
-		w->address = pb_text(r->address);
-		rows[reply.n_why++] = w;
+		rows[reply.n_why] = &row[reply.n_why];
+		why_fill(&row[reply.n_why++], r);
 	}
 	reply.why = rows;
 	control_reply(g, c->id, &reply);

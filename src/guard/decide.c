@@ -162,6 +162,23 @@ void decide_what(const struct endpoint_question *q, char text[DECIDE_WHAT_MAX])
 		addr[0] ? addr : path, udp);
 }
 
+void decide_advice(struct guard *g, const struct endpoint_question *q, char *text, size_t len)
+{
+	const struct policy *p = policies_current(g);
+	struct policy_question pq;
+	struct policy_explanation x = {0};
+	text[0] = '\0';
+	if (!q->dns && decide_question(g, p, q, &pq) == 0) {
+		policy_explain(p, &pq, &x);
+		if (!x.verdict.allow)
+			snprintf(text, len, "%s", x.advice);
+	}
+	if (q->from && q->from->why_not[0]) {
+		size_t n = strlen(text);
+		snprintf(text + n, len - n, "%s%s", n ? "; " : "", q->from->why_not);
+	}
+}
+
 static void remember(struct guard *g, const struct endpoint_question *q, const struct verdict *v)
 {
 	struct refusal r = {.when_ms = clock_wall_ms()};
@@ -173,25 +190,22 @@ static void remember(struct guard *g, const struct endpoint_question *q, const s
 		r.uid = q->from->evidence->uid;
 		snprintf(r.from, sizeof(r.from), "%s", subject_name(q->from));
 	}
+	char visitor[ADDR_TEXT_MAX + 16] = "";
+	if (q->visitor) {
+		snprintf(r.to, sizeof(r.to), "%s", r.from);
+		addr_format(q->visitor, true, r.from);
+		snprintf(visitor, sizeof(visitor), " %s, a visitor of", r.from);
+	}
 	if (q->to)
 		snprintf(r.to, sizeof(r.to), "%s", subject_name(q->to));
 	if (q->address && q->address->ip_len)
 		addr_format(q->address, true, r.address);
-	snprintf(r.text, sizeof(r.text), "refused %.140s by %.48s (pid %u): %.60s", what,
-		r.from[0] ? r.from : "somebody outside", r.pid, v->why);
-	const struct policy *p = policies_current(g);
-	struct policy_question pq;
-	struct policy_explanation x = {0};
-	if (!q->dns && decide_question(g, p, q, &pq) == 0) {
-		policy_explain(p, &pq, &x);
-		if (!x.verdict.allow)
-			snprintf(r.advice, sizeof(r.advice), "%s", x.advice);
-	}
-	if (q->from && q->from->why_not[0]) {
-		size_t n = strlen(r.advice);
-		snprintf(r.advice + n, sizeof(r.advice) - n, "%s%s", n ? "; " : "",
-			q->from->why_not);
-	}
+	snprintf(r.text, sizeof(r.text), "refused%s %.140s by %.48s (pid %u): %.60s", visitor, what,
+		q->visitor  ? r.to
+		: r.from[0] ? r.from
+			    : "somebody outside",
+		r.pid, v->why);
+	decide_advice(g, q, r.advice, sizeof(r.advice));
 	refusals_add(g, &r);
 }
 

@@ -108,11 +108,12 @@ struct endpoint_question {
 	Belay__Transport transport;
 	const struct subject *from, *to; /* to NULL: not yet known, outside, or a bind */
 	const struct addr *address;
-	const char *unix_path; /* TRANSPORT_UNIX, instead of an address */
-	const char *to_node;   /* the node the address belongs to; NULL or "": this one */
-	bool caller_only;      /* before the other end is known: could any rule allow it? */
-	bool outside;          /* the address belongs to no node: plain or nothing */
-	bool dns;              /* a name query to the fabric's relay */
+	const char *unix_path;      /* TRANSPORT_UNIX, instead of an address */
+	const char *to_node;        /* the node the address belongs to; NULL or "": this one */
+	bool caller_only;           /* before the other end is known: could any rule allow it? */
+	bool outside;               /* the address belongs to no node: plain or nothing */
+	bool dns;                   /* a name query to the fabric's relay */
+	const struct addr *visitor; /* OP_PUBLISH: who came from outside, or NULL */
 };
 
 /* The current policy's verdict; no effect, no entry. Default deny; no policy: deny. */
@@ -123,6 +124,8 @@ void decide_ask(struct guard *g, const struct endpoint_question *q, struct verdi
  */
 int decide_record(struct guard *g, const struct endpoint_question *q, const struct verdict *v,
 	uint64_t tree) _must_check_;
+/* What would have to change for it to be allowed. */
+void decide_advice(struct guard *g, const struct endpoint_question *q, char *text, size_t len);
 /* `connect to 127.0.0.1:6379`, for notices and refusals. */
 #define DECIDE_WHAT_MAX 256
 void decide_what(const struct endpoint_question *q, char text[DECIDE_WHAT_MAX]);
@@ -323,7 +326,8 @@ struct guard {
 	char node[NAME_MAX_LEN]; /* this node's name, empty before `belay node init` */
 	struct addr addresses[NODE_ADDRESSES_MAX]; /* own addresses besides loopback (port 0) */
 	size_t n_addresses;
-	struct addr resolvers[4]; /* name servers of this host; queries to them go to the relay */
+	struct addr resolvers[4]; /* name servers of this host, port: theirs; queries to port 53
+				   * of their address go to the relay */
 	size_t n_resolvers;
 	uint8_t hash_key[16]; /* the state table's: for tables a program can fill, and principals */
 	uint64_t facts; /* counts changes of registry and policy: older matches are made again */

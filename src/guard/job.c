@@ -127,6 +127,13 @@ void job_refuse(struct job *j, const struct endpoint_question *q, const struct v
 	refused.allow = false;
 	if (decide_record(j->guard, q, &refused, j->tree) < 0)
 		log_error("cannot log a refusal");
+	if (j->call == BELAY__QUESTION__CALL__CALL_CONNECT &&
+		j->transport == BELAY__TRANSPORT__TRANSPORT_UDP) {
+		/* It sends nothing: resolver libraries try one for each address they sort. Whoever
+		 * means it has the error, and belay why. */
+		job_answer(j, -EACCES, NULL);
+		return;
+	}
 	decide_what(q, what);
 	snprintf(notice, sizeof(notice),
 		"belay: refused %s by %.64s (pid %u): %s%s%s; belay why %u", what,

@@ -68,6 +68,11 @@ static void read_resolvers(struct guard *g)
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 	char *save;
+	const struct heritage *h = &g->component.heritage;
+	for (size_t i = 0; i < h->n_resolvers && i < ARRAY_LEN(g->resolvers); i++)
+		g->resolvers[g->n_resolvers++] = h->resolvers[i];
+	if (h->n_resolvers)
+		return;
 	if (fds_read_file(AT_FDCWD, "/etc/resolv.conf", 65536, &text, &len) < 0)
 		return;
 	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {

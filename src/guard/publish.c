@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "conn.pb-c.h"
 #include "fabric.pb-c.h"
@@ -20,6 +21,7 @@
 #include "guard/channel.h"
 #include "guard/limit.h"
 #include "guard/pb.h"
+#include "guard/refusals.h"
 
 struct visit {
 	int fd;
@@ -102,6 +104,34 @@ void publish_judge(struct guard *g, struct bind *b)
 		log_error("cannot publish a port");
 		b->publish = 0;
 	}
+}
+
+bool publish_why(struct guard *g, const struct addr *a, uint32_t uid, bool whole, struct refusal *r)
+{
+	struct verdict v;
+	struct endpoint_question q;
+	struct bind *b = bind_find(g, BELAY__TRANSPORT__TRANSPORT_TCP, a);
+	if (!b || b->publish)
+		return false;
+	char at[ADDR_TEXT_MAX];
+	addr_format(a, true, at);
+	publish_verdict(g, b, &v, &q);
+	*r = (struct refusal){.when_ms = clock_wall_ms(), .uid = b->subject->evidence->uid};
+	snprintf(r->address, sizeof(r->address), "%s", at);
+	if (!whole && uid != r->uid) {
+		snprintf(r->text, sizeof(r->text),
+			"%s is open inside Belay only, not published (ask the instance's owner)",
+			at);
+		return true;
+	}
+	snprintf(r->to, sizeof(r->to), "%s", subject_name(b->subject));
+	snprintf(r->rule, sizeof(r->rule), "%s", v.rule);
+	snprintf(r->text, sizeof(r->text), "%s is %s's (pid %u), not published: %.80s", at, r->to,
+		b->pid,
+		v.allow ? "the port is taken outside of Belay, or needs a privilege" : v.why);
+	if (!v.allow)
+		decide_advice(g, &q, r->advice, sizeof(r->advice));
+	return true;
 }
 
 struct finder {
@@ -223,6 +253,7 @@ void publish_connection(struct guard *g, const Belay__Connection *m, int *fds, s
 	publish_verdict(g, b, &v->verdict, &q);
 	seat_take(g, &v->verdict, &v->seat);
 	int r = addr_parse(m->remote, &v->from);
+	q.visitor = &v->from;
 	if (decide_record(g, &q, &v->verdict, b->tree) < 0 || !v->verdict.allow || r < 0) {
 		visit_free(g, v);
 		return;

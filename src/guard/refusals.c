@@ -31,6 +31,18 @@ void refusals_add(struct guard *g, const struct refusal *r)
 		t->n++;
 }
 
+/* `have` is ADDRESS:PORT or [ADDRESS6]:PORT; `want` may leave out the port. */
+static bool is_at(const char *want, const char *have)
+{
+	size_t n = strlen(want);
+	if (!strcmp(want, have))
+		return true;
+	have += have[0] == '[';
+	return !strncmp(want, have, n) &&
+	       (!strcmp(have + n, "") || have[n] == ']' || have[n] == ':') &&
+	       (have[n] != ':' || !strchr(want, ':'));
+}
+
 const struct refusal *refusals_get(struct guard *g, size_t *i, uint32_t pid, const char *address)
 {
 	struct refusals *t = g->refusals;
@@ -39,7 +51,8 @@ const struct refusal *refusals_get(struct guard *g, size_t *i, uint32_t pid, con
 			&t->ring[(t->next + REFUSALS_MAX - 1 - (*i)++) % REFUSALS_MAX];
 		if (pid && r->pid != pid)
 			continue;
-		if (address && address[0] && strcmp(address, r->address))
+		if (address && address[0] && !is_at(address, r->address) &&
+			!is_at(address, r->from))
 			continue;
 		return r;
 	}

@@ -15,6 +15,6 @@ struct refusal {
 int refusals_init(struct guard *g) _must_check_;
 void refusals_deinit(struct guard *g);
 void refusals_add(struct guard *g, const struct refusal *r);
-/* Newest first: the i-th that matches pid (0: any) and address (NULL or empty: any); NULL at the
- * end. */
+/* Newest first: the i-th that matches pid (0: any) and address (NULL or empty: any), the one asked
+ * for or the visitor's, with or without port; NULL at the end. */
 const struct refusal *refusals_get(struct guard *g, size_t *i, uint32_t pid, const char *address);

@@ -111,6 +111,24 @@ static void path(struct cursor *c, char ret[HERITAGE_DIR_MAX])
 		c->bad = c->bad ? c->bad : "dir=";
 }
 
+static void resolvers(struct cursor *c, struct heritage *h)
+{
+	while (skip(c, " resolver=")) {
+		char text[ADDR_TEXT_MAX] = "", again[ADDR_TEXT_MAX];
+		struct addr a;
+		word(c, " ", text, sizeof(text), "resolver=");
+		/* One spelling only, so that what is read is what was written. */
+		bool good = addr_parse(text, &a) == 0 && a.port;
+		if (good)
+			addr_format(&a, true, again);
+		if (!good || strcmp(text, again) != 0 || h->n_resolvers == HERITAGE_RESOLVERS_MAX) {
+			c->bad = c->bad ? c->bad : "resolver=";
+			return;
+		}
+		h->resolvers[h->n_resolvers++] = a;
+	}
+}
+
 static int kept(struct cursor *c, struct heritage *h)
 {
 	size_t room = 0;
@@ -158,6 +176,8 @@ static int parse_all(struct cursor *c, struct heritage *h)
 		h->state_dir = descriptor(c, " state=");
 	if (heritage_has_memory(h->role))
 		h->memory = descriptor(c, " memory=");
+	if (h->role == ROLE_GUARD)
+		resolvers(c, h);
 	expect(c, " dir=");
 	path(c, h->dir);
 	return kept(c, h);
@@ -202,6 +222,11 @@ int heritage_format(const struct heritage *h, char **ret)
 		fprintf(f, " state=%d", h->state_dir);
 	if (h->memory >= 0)
 		fprintf(f, " memory=%d", h->memory);
+	for (size_t i = 0; i < h->n_resolvers; i++) {
+		char at[ADDR_TEXT_MAX];
+		addr_format(&h->resolvers[i], true, at);
+		fprintf(f, " resolver=%s", at);
+	}
 	fputs(" dir=", f);
 	format_path(f, h->dir);
 	for (size_t i = 0; i < h->n_kept; i++)

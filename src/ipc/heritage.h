@@ -5,6 +5,9 @@
  *   role=NAME host=0|1 gen=N owner=UID dispatcher=FD belayd=FD [state=FD] [memory=FD] dir=PATH
  * [kept:NAME=FD]...
  *
+ * the guard's with resolver=ADDRESS:PORT, up to four, before dir: name servers said on the command
+ * line.
+ *
  * One space between fields, in exactly this order. Numbers are decimal without leading zeros.
  * Descriptor numbers are at least 3 and strictly increase from left to right, so none is named
  * twice. PATH is absolute; bytes outside [A-Za-z0-9/._+-] are written %XX. `state` is there exactly
@@ -16,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/addr.h"
 #include "base/error.h"
 #include "ipc/role.h"
 
@@ -25,6 +29,7 @@
 #define HERITAGE_TEXT_MAX (512u * 1024)
 #define HERITAGE_ARG_MAX (32u * 1024) /* longer texts go by memfd: `--heritage @FD` */
 #define HERITAGE_FD_MAX (1 << 20)
+#define HERITAGE_RESOLVERS_MAX 4
 
 struct heritage_kept {
 	char name[HERITAGE_NAME_MAX]; /* [a-z0-9-]+ */
@@ -39,6 +44,8 @@ struct heritage {
 	int belayd;          /* SEQPACKET: ToBelayd out (component_keep) */
 	int state_dir; /* guard, signer: directory of this role's files (O_PATH not set), else -1 */
 	int memory;    /* guard: state table; enforce: journal. A memfd belayd keeps. Else -1 */
+	struct addr resolvers[HERITAGE_RESOLVERS_MAX]; /* guard: instead of those of resolv.conf */
+	size_t n_resolvers;
 	uint32_t owner_uid;         /* who may administer: the private instance's user, or 0 */
 	struct heritage_kept *kept; /* given with component_keep() by predecessors of this role */
 	size_t n_kept;

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #define GOOD "role=conn host=0 gen=1 owner=1000 dispatcher=3 belayd=4 dir=/x"
+#define GUARD "role=guard host=0 gen=1 owner=1000 dispatcher=3 belayd=4 state=5 memory=6 "
 
 static void test_guard(void **state)
 {
@@ -19,7 +20,8 @@ static void test_guard(void **state)
 	assert_int_equal(
 		heritage_parse(
 			"role=guard host=1 gen=17 owner=0 dispatcher=3 belayd=4 state=5 memory=6 "
-			"dir=/run/be%20lay kept:tree-1=7 kept:tree-22=9",
+			"resolver=127.0.0.9:5353 resolver=[::1]:53 dir=/run/be%20lay kept:tree-1=7 "
+			"kept:tree-22=9",
 			&h, &e),
 		0);
 	assert_int_equal(h.role, ROLE_GUARD);
@@ -27,6 +29,9 @@ static void test_guard(void **state)
 	assert_int_equal(h.generation, 17);
 	assert_int_equal(h.state_dir, 5);
 	assert_int_equal(h.memory, 6);
+	assert_int_equal(h.n_resolvers, 2);
+	assert_int_equal(h.resolvers[0].port, 5353);
+	assert_int_equal(h.resolvers[1].ip_len, 16);
 	assert_string_equal(h.dir, "/run/be lay");
 	assert_int_equal(h.n_kept, 2);
 	assert_string_equal(h.kept[1].name, "tree-22");
@@ -65,11 +70,19 @@ static void test_refused(void **state)
 		"role=conn host=0 gen=1 owner=1000 dispatcher=3 belayd=4 dir=/%00",
 		"role=conn host=0 gen=1 owner=1000 dispatcher=3 belayd=4 dir=/%61",
 		"role=conn host=0 gen=1 owner=1000 dispatcher=3 belayd=4 dir=/a*b",
-		"role=conn host=0 gen=1 owner=1000 dispatcher=3 belayd=4"};
+		"role=conn host=0 gen=1 owner=1000 dispatcher=3 belayd=4",
+		"role=conn host=0 gen=1 owner=1000 dispatcher=3 belayd=4 resolver=1.1.1.1:53 "
+		"dir=/x",
+		GUARD "resolver=1.1.1.1 dir=/x", GUARD "resolver=1.1.1.1:0 dir=/x",
+		GUARD "resolver=x:53 dir=/x", GUARD "resolver= dir=/x",
+		GUARD "resolver=01.1.1.1:53 dir=/x",
+		GUARD "resolver=1.1.1.1:1 resolver=1.1.1.1:2 resolver=1.1.1.1:3 "
+		      "resolver=1.1.1.1:4 resolver=1.1.1.1:5 dir=/x"};
 	struct heritage h;
 	struct error e;
 	(void)state;
 	assert_int_equal(heritage_parse(GOOD, &h, NULL), 0);
+	assert_int_equal(heritage_parse(GUARD "dir=/x", &h, NULL), 0);
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		int r = heritage_parse(bad[i], &h, &e);
 		if (r != -EINVAL)

@@ -31,6 +31,9 @@
 #ifndef __NR_open_tree_attr
 #define __NR_open_tree_attr 467
 #endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* linux 6.16 */
+#endif
 #ifndef ARCH_MAP_VDSO_X32
 #define ARCH_MAP_VDSO_X32 0x2001
 #endif

@@ -15,6 +15,7 @@
 #include <linux/capability.h>
 #include <linux/mount.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -131,11 +132,37 @@ static int enter_single(void)
 
 /* ---- network ---- */
 
+/*
+ * Resolver libraries ask for addresses of a family only when an interface has one that is not the
+ * loopback address (AI_ADDRCONFIG). Nothing is ever sent from these: 127.0.0.2, and the first of
+ * the block that is discarded everywhere (RFC 6666).
+ */
+static void second_addresses(int fd)
+{
+	struct ifreq four = {.ifr_name = "lo:1"};
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000002)};
+	memcpy(&four.ifr_addr, &in, sizeof(in));
+	(void)ioctl(fd, SIOCSIFADDR, &four);
+	struct {
+		struct in6_addr addr;
+		uint32_t prefix;
+		int index;
+	} six = {.prefix = 128, .index = (int)if_nametoindex("lo")};
+	six.addr.s6_addr[0] = 1;
+	six.addr.s6_addr[15] = 1;
+	_cleanup_close_ int fd6 = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd6 >= 0)
+		(void)ioctl(fd6, SIOCSIFADDR, &six);
+}
+
 static int loopback_up(void)
 {
 	_cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct ifreq r = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-	return fd < 0 || ioctl(fd, SIOCSIFFLAGS, &r) < 0 ? -errno : 0;
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &r) < 0)
+		return -errno;
+	second_addresses(fd);
+	return 0;
 }
 
 /* ---- files ---- */
