@@ -19,74 +19,15 @@
 #include "crypto/hmac.h"
 #include "test-world.h"
 
-static size_t up(struct world *w, int side)
-{
-	struct engine_counts c;
-	engine_counts(w->side[side], &c);
-	return c.carriers_up;
-}
-
-static void join(struct world *w, uint8_t secret)
-{
-	world_join(w, secret);
-	assert_true(
-		world_until(w, 2000, up(w, 0) >= ENGINE_CARRIERS && up(w, 1) >= ENGINE_CARRIERS));
-}
-
-/* A stream whose every byte is known from its place: order and completeness show. */
-static uint8_t byte_at(uint64_t i, uint8_t salt)
-{
-	return (uint8_t)((i * 2654435761u >> 13) ^ salt);
-}
-
-struct stream {
-	int from, to;
-	uint64_t total, sent, received;
-	uint8_t salt;
-	bool wrong, eof;
-};
-
-static void stream_step(struct stream *s)
-{
-	uint8_t buf[16384];
-	size_t n = s->total - s->sent < sizeof(buf) ? s->total - s->sent : sizeof(buf);
-	for (size_t i = 0; i < n; i++)
-		buf[i] = byte_at(s->sent + i, s->salt);
-	ssize_t r = n ? send(s->from, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
-	s->sent += r > 0 ? (uint64_t)r : 0;
-	r = recv(s->to, buf, sizeof(buf), MSG_DONTWAIT);
-	for (ssize_t i = 0; i < r; i++)
-		s->wrong |= buf[i] != byte_at(s->received + (uint64_t)i, s->salt);
-	s->received += r > 0 ? (uint64_t)r : 0;
-	s->eof |= r == 0;
-}
-
-static bool stream_done(struct stream *s)
-{
-	stream_step(s);
-	return s->wrong || s->received == s->total;
-}
-
-static void carry(struct world *w, struct world_channel *c, uint64_t total)
-{
-	struct stream a = {.from = c->program[0], .to = c->program[1], .total = total, .salt = 1};
-	struct stream b = {.from = c->program[1], .to = c->program[0], .total = total, .salt = 2};
-	assert_true(world_until(w, 30000, ({
-		bool x = stream_done(&a), y = stream_done(&b);
-		x &&y;
-	})));
-	assert_false(a.wrong || b.wrong);
-}
-
 static void test_bulk_and_half_close(void **state)
 {
 	(void)state;
 	struct world w;
 	struct world_channel c;
 	world_init(&w, NULL, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &c, 1, true, 0);
-	carry(&w, &c, 24u << 20);
+	world_carry(&w, &c, 24u << 20);
 	/* One side ends; the other may still speak, then ends too. */
 	char buf[16];
 	assert_int_equal(shutdown(c.program[0], SHUT_WR), 0);
@@ -110,9 +51,9 @@ static void test_reset(void **state)
 	struct world w;
 	struct world_channel c;
 	world_init(&w, NULL, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &c, 1, true, 0);
-	carry(&w, &c, 1000);
+	world_carry(&w, &c, 1000);
 	struct linger l = {.l_onoff = 1};
 	setsockopt(c.program[0], SOL_SOCKET, SO_LINGER, &l, sizeof(l));
 	close(take_fd(&c.program[0]));
@@ -124,7 +65,7 @@ static void test_reset(void **state)
 	world_channel_close(&c);
 
 	world_channel_open(&w, &c, 2, true, 0); /* and when the guard ends it */
-	carry(&w, &c, 1000);
+	world_carry(&w, &c, 1000);
 	engine_end(w.side[1], c.id, "revoked");
 	assert_string_equal(world_ended(&w, c.id, 1)->reason, "revoked");
 	for (int i = 0; i < 2; i++)
@@ -143,7 +84,7 @@ static void test_stall(void **state)
 	struct world w;
 	struct world_channel stalled, busy;
 	world_init(&w, NULL, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &stalled, 2, true, 0);
 	world_channel_open(&w, &busy, 4, true, 0);
 	static uint8_t junk[65536];
@@ -162,7 +103,7 @@ static void test_stall(void **state)
 	assert_in_range(c.pending, 1, engine_limits_default.window);
 	engine_counts(w.side[0], &c);
 	assert_int_equal(c.pending, 0);
-	carry(&w, &busy, 8u << 20);
+	world_carry(&w, &busy, 8u << 20);
 	/* It wakes up again: everything arrives. */
 	uint64_t got = 0;
 	assert_true(world_until(&w, 10000, ({
@@ -188,9 +129,9 @@ static void test_rekey(void **state)
 	struct world w;
 	struct world_channel c;
 	world_init(&w, &l, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &c, 1, true, 0);
-	carry(&w, &c, 4u << 20);
+	world_carry(&w, &c, 4u << 20);
 	engine_end(w.side[0], c.id, "enough");
 	struct engine_counts n;
 	engine_counts(w.side[0], &n);
@@ -205,12 +146,12 @@ static void test_tamper(void **state)
 	struct world w;
 	struct world_channel c[2];
 	world_init(&w, NULL, true);
-	join(&w, 1);
+	world_link(&w, 1);
 	/* Both on one data connection. */
 	world_channel_open(&w, &c[0], 2, true, 0);
 	world_channel_open(&w, &c[1], 4, true, 0);
-	carry(&w, &c[0], 1000);
-	carry(&w, &c[1], 1000);
+	world_carry(&w, &c[0], 1000);
+	world_carry(&w, &c[1], 1000);
 	/* The next frame of this connection: turn a bit in its body. What went before: preamble,
 	 * OPENs, data. */
 	long before = 8 + 9 + 32 + 32 + 2 * FRAME_OVERHEAD + 2 * (1000 + FRAME_OVERHEAD);
@@ -225,7 +166,7 @@ static void test_tamper(void **state)
 		assert_true(recv(c[0].program[i], b, sizeof(b), MSG_DONTWAIT) < 0 &&
 			    errno == ECONNRESET);
 	assert_null(world_ended(&w, c[1].id, 1));
-	carry(&w, &c[1], 100000);
+	world_carry(&w, &c[1], 100000);
 	assert_int_equal(w.n_down, 0);
 	world_channel_close(&c[0]);
 	world_channel_close(&c[1]);
@@ -240,23 +181,23 @@ static void test_framing_and_cut(void **state)
 	struct world_channel c;
 	char b[16];
 	world_init(&w, NULL, true);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &c, 2, true, 0);
 	w.proxy->flip_at = 8 + 9 + 32 + 32 + FRAME_OVERHEAD + 1; /* flags of the first DATA */
 	assert_int_equal(send(c.program[0], "hello", 5, MSG_NOSIGNAL), 5);
 	assert_true(world_until(&w, 2000, world_ended(&w, c.id, 0) && world_ended(&w, c.id, 1)));
 	assert_true(recv(c.program[1], b, sizeof(b), MSG_DONTWAIT) < 0 && errno == ECONNRESET);
 	world_channel_close(&c);
-	assert_true(world_until(&w, 3000, up(&w, 0) == 2 && up(&w, 1) == 2));
+	assert_true(world_until(&w, 3000, world_up(&w, 0) == 2 && world_up(&w, 1) == 2));
 	world_channel_open(&w, &c, 6, true, 0);
-	carry(&w, &c, 100000);
+	world_carry(&w, &c, 100000);
 	w.proxy->cut = true;
 	assert_true(world_until(&w, 2000, world_ended(&w, c.id, 0) && world_ended(&w, c.id, 1)));
 	assert_true(recv(c.program[0], b, sizeof(b), MSG_DONTWAIT) < 0 && errno == ECONNRESET);
 	world_channel_close(&c);
-	assert_true(world_until(&w, 3000, up(&w, 0) == 2 && up(&w, 1) == 2));
+	assert_true(world_until(&w, 3000, world_up(&w, 0) == 2 && world_up(&w, 1) == 2));
 	world_channel_open(&w, &c, 8, true, 0);
-	carry(&w, &c, 100000);
+	world_carry(&w, &c, 100000);
 	world_channel_close(&c);
 	world_deinit(&w);
 }
@@ -351,7 +292,7 @@ static void test_cheater(void **state)
 	assert_int_equal(engine_peer_set(w.side[1], &p), 0);
 	struct cheat c = {0}, replay = {0};
 	cheat_prove(&w, &c, 0);
-	assert_true(world_until(&w, 2000, up(&w, 1) == 1));
+	assert_true(world_until(&w, 2000, world_up(&w, 1) == 1));
 	for (size_t i = 0; i < ARRAY_LEN(cheats); i++) {
 		struct engine_channel in = {.node = "alpha"};
 		int program[2];
@@ -371,7 +312,7 @@ static void test_cheater(void **state)
 		seal_clear(&c.seal);
 		close(program[0]);
 	}
-	assert_int_equal(up(&w, 1), 1); /* its other channels would live on */
+	assert_int_equal(world_up(&w, 1), 1); /* its other channels would live on */
 	/* Both of a recording's messages again: the acceptor's nonce is another, so the proof is
 	 * none. */
 	cheat_dial(&w, &replay);
@@ -384,7 +325,7 @@ static void test_cheater(void **state)
 		r == 0 || (r < 0 && errno == ECONNRESET);
 	})));
 	assert_in_range(got, 0, PREAMBLE_REPLY_LEN);
-	assert_int_equal(up(&w, 1), 1);
+	assert_int_equal(world_up(&w, 1), 1);
 	close(replay.fd);
 	close(c.fd);
 	world_deinit(&w);
@@ -396,9 +337,9 @@ static void test_entered_once(void **state)
 	struct world w;
 	struct world_channel c;
 	world_init(&w, NULL, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &c, 1, true, 0);
-	carry(&w, &c, 100);
+	world_carry(&w, &c, 100);
 	for (int i = 0; i < 2; i++) {
 		int fds[2], none[2];
 		world_tcp_pair(fds);
@@ -413,7 +354,7 @@ static void test_entered_once(void **state)
 	struct engine_channel other = {.node = "nobody"};
 	int fds[2] = {-1, -1};
 	assert_int_equal(engine_channel_add(w.side[0], &other, fds), -EHOSTUNREACH);
-	carry(&w, &c, 100); /* unharmed */
+	world_carry(&w, &c, 100); /* unharmed */
 	world_channel_close(&c);
 	world_deinit(&w);
 }
@@ -430,7 +371,7 @@ static void test_strangers(void **state)
 	uint8_t wrong[SECRET_LEN] = {9};
 	struct engine_peer b = {.node = "alpha", .self = "beta", .secret = wrong};
 	assert_int_equal(engine_peer_set(w.side[1], &b), 0);
-	assert_false(world_until(&w, 400, up(&w, 0) || up(&w, 1)));
+	assert_false(world_until(&w, 400, world_up(&w, 0) || world_up(&w, 1)));
 	/* Silent strangers: bounded, and gone after their time; then the right one still gets in.
 	 */
 	int fds[ENGINE_PROOFS_MAX + 8];
@@ -447,7 +388,7 @@ static void test_strangers(void **state)
 	assert_true(world_until(&w, 2000, (engine_counts(w.side[1], &c), c.proofs == 0)));
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		close(fds[i]);
-	join(&w, 2);
+	world_link(&w, 2);
 	world_deinit(&w);
 }
 
@@ -459,17 +400,17 @@ static void test_new_secret(void **state)
 	struct world w;
 	struct world_channel old, new;
 	world_init(&w, NULL, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &old, 2, true, 0);
-	carry(&w, &old, 1000);
+	world_carry(&w, &old, 1000);
 	world_join(&w, 2);
-	assert_true(world_until(&w, 2000, up(&w, 0) == 4 && up(&w, 1) == 4));
+	assert_true(world_until(&w, 2000, world_up(&w, 0) == 4 && world_up(&w, 1) == 4));
 	world_channel_open(&w, &new, 4, true, 0);
-	carry(&w, &new, 100000);
-	carry(&w, &old, 100000);
+	world_carry(&w, &new, 100000);
+	world_carry(&w, &old, 100000);
 	world_channel_close(&old);
-	assert_true(world_until(&w, 2000, up(&w, 0) == 2 && up(&w, 1) == 2));
-	carry(&w, &new, 1000);
+	assert_true(world_until(&w, 2000, world_up(&w, 0) == 2 && world_up(&w, 1) == 2));
+	world_carry(&w, &new, 1000);
 	engine_peer_drop(w.side[0], "beta", "node removed");
 	assert_string_equal(world_ended(&w, new.id, 0)->reason, "node removed");
 	assert_true(world_until(&w, 2000, world_ended(&w, new.id, 1) != NULL));
@@ -494,7 +435,7 @@ static void test_local_and_relay(void **state)
 	assert_int_equal(engine_channel_add(w.side[0], &in, fds), 0);
 	struct world_channel c = {.program = {a[0], b[0]}};
 	memcpy(c.id, in.id, sizeof(c.id));
-	carry(&w, &c, 8u << 20);
+	world_carry(&w, &c, 8u << 20);
 	world_channel_close(&c);
 	assert_true(world_until(&w, 2000, world_ended(&w, c.id, 0) != NULL));
 	assert_string_equal(world_ended(&w, c.id, 0)->reason, "closed");
@@ -508,7 +449,7 @@ static void test_local_and_relay(void **state)
 	assert_int_equal(engine_relay_add(w.side[0], c.id, relay, NULL, 0), 0);
 	c.program[0] = a[0];
 	c.program[1] = b[0];
-	carry(&w, &c, 8u << 20);
+	world_carry(&w, &c, 8u << 20);
 	world_channel_close(&c);
 	assert_true(world_until(&w, 2000, world_ended(&w, c.id, 0) != NULL));
 
@@ -529,9 +470,9 @@ static void test_idle(void **state)
 	struct world w;
 	struct world_channel c;
 	world_init(&w, NULL, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	world_channel_open(&w, &c, 1, true, 200);
-	carry(&w, &c, 1000);
+	world_carry(&w, &c, 1000);
 	assert_false(world_until(&w, 100, w.n_ends > 0));
 	assert_true(world_until(&w, 1000, world_ended(&w, c.id, 0) && world_ended(&w, c.id, 1)));
 	assert_true(strstr(world_ended(&w, c.id, 0)->reason, "idle") != NULL);
@@ -559,10 +500,10 @@ static void test_many(void **state)
 	size_t n = l.rlim_cur > 41000 ? 10000 : (size_t)l.rlim_cur / 4 - 100;
 	struct world w;
 	world_init(&w, NULL, false);
-	join(&w, 1);
+	world_link(&w, 1);
 	struct world_channel *c = calloc(n, sizeof(*c)), first;
 	world_channel_open(&w, &first, 1, false, 0);
-	carry(&w, &first, 1u << 20);
+	world_carry(&w, &first, 1u << 20);
 	size_t before = rss_kib();
 	for (size_t i = 0; i < n; i++) {
 		world_channel_open(&w, &c[i], (uint32_t)i + 2, false, 0);
@@ -570,13 +511,13 @@ static void test_many(void **state)
 			uv_run(&w.loop, UV_RUN_NOWAIT);
 	}
 	for (size_t i = 0; i < n; i += 97)
-		carry(&w, &c[i], 3000);
+		world_carry(&w, &c[i], 3000);
 	size_t per = (rss_kib() - before) * 1024 / n / 2;
 	print_message("%zu channels: %zu bytes of a conn's memory each\n", n, per);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 	assert_in_range(per, 0, 6 * 1024);
 #endif
-	carry(&w, &first, 1u << 20);
+	world_carry(&w, &first, 1u << 20);
 	for (size_t i = 0; i < n; i++)
 		world_channel_close(&c[i]);
 	assert_true(world_until(&w, 5000, ({

@@ -276,3 +276,62 @@ void world_channel_close(struct world_channel *c)
 		if (c->program[i] >= 0)
 			close(take_fd(&c->program[i]));
 }
+
+size_t world_up(struct world *w, int side)
+{
+	struct engine_counts c;
+	engine_counts(w->side[side], &c);
+	return c.carriers_up;
+}
+
+void world_link(struct world *w, uint8_t secret)
+{
+	world_join(w, secret);
+	must(world_until(
+		w, 2000, world_up(w, 0) >= ENGINE_CARRIERS && world_up(w, 1) >= ENGINE_CARRIERS));
+}
+
+/* A stream whose every byte is known from its place: order and completeness show. */
+static uint8_t byte_at(uint64_t i, uint8_t salt)
+{
+	return (uint8_t)((i * 2654435761u >> 13) ^ salt);
+}
+
+struct stream {
+	int from, to;
+	uint64_t total, sent, received;
+	uint8_t salt;
+	bool wrong, eof;
+};
+
+static void stream_step(struct stream *s)
+{
+	uint8_t buf[16384];
+	size_t n = s->total - s->sent < sizeof(buf) ? s->total - s->sent : sizeof(buf);
+	for (size_t i = 0; i < n; i++)
+		buf[i] = byte_at(s->sent + i, s->salt);
+	ssize_t r = n ? send(s->from, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+	s->sent += r > 0 ? (uint64_t)r : 0;
+	r = recv(s->to, buf, sizeof(buf), MSG_DONTWAIT);
+	for (ssize_t i = 0; i < r; i++)
+		s->wrong |= buf[i] != byte_at(s->received + (uint64_t)i, s->salt);
+	s->received += r > 0 ? (uint64_t)r : 0;
+	s->eof |= r == 0;
+}
+
+static bool stream_done(struct stream *s)
+{
+	stream_step(s);
+	return s->wrong || s->received == s->total;
+}
+
+void world_carry(struct world *w, struct world_channel *c, uint64_t total)
+{
+	struct stream a = {.from = c->program[0], .to = c->program[1], .total = total, .salt = 1};
+	struct stream b = {.from = c->program[1], .to = c->program[0], .total = total, .salt = 2};
+	must(world_until(w, 30000, ({
+		bool x = stream_done(&a), y = stream_done(&b);
+		x &&y;
+	})));
+	must(!a.wrong && !b.wrong);
+}

@@ -58,6 +58,12 @@ void world_channel_close(struct world_channel *c);
 void world_tcp_pair(int fds[2]);
 const struct world_end *world_ended(const struct world *w, const uint8_t *id, int side);
 
+size_t world_up(struct world *w, int side);
+/* Joins both and waits until every data connection stands. */
+void world_link(struct world *w, uint8_t secret);
+/* So many bytes both ways, every one checked. */
+void world_carry(struct world *w, struct world_channel *c, uint64_t total);
+
 /* Turns the loop until the condition holds or the time is over; says which. */
 #define world_until(w, ms, condition)                                     \
 	({                                                                \
