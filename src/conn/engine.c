@@ -403,11 +403,8 @@ static uint64_t table_tick(struct engine *e, uint64_t next)
 				next = channel_tick(e, ch, next);
 				continue;
 			}
-			uint64_t at = relay_deadline(e, en);
-			if (at <= e->now)
-				relay_close(e, en, "idle");
-			else if (at < next)
-				next = at;
+			uint64_t at = relay_tick(e, en);
+			next = at < next ? at : next;
 		}
 	}
 	return next;

@@ -43,6 +43,8 @@ struct engine_result {
 struct engine_ops {
 	void (*closed)(
 		void *data, const uint8_t id[FRAME_CHANNEL_LEN], const struct engine_result *r);
+	/* What engine_relay_wait() was for. */
+	void (*opened)(void *data, const uint8_t id[FRAME_CHANNEL_LEN], uint64_t ask, int error);
 	/* A data connection that was up is lost; its channels were closed before. */
 	void (*data_down)(void *data, const char *node, const char *why, bool tampered);
 };
@@ -89,6 +91,12 @@ int engine_channel_add(struct engine *e, const struct engine_channel *c, int fds
 /* Plain relay. fds[1] < 0: dials `to`. Takes the descriptors. */
 int engine_relay_add(struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], int fds[2],
 	const struct addr *to, uint64_t idle_ms) _must_check_;
+/*
+ * Right after engine_relay_add(): true when it still dials; then opened() tells `ask` (not 0) how
+ * that ended, or 0 after wait_ms.
+ */
+bool engine_relay_wait(
+	struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], uint64_t ask, uint32_t wait_ms);
 /* Ends channel or relay at both sides. closed() is called for it before this returns. */
 void engine_end(struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], const char *reason);
 

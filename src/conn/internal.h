@@ -178,5 +178,6 @@ void proofs_drop(struct engine *e);
 struct relay;
 void relay_event(struct engine *e, struct watch *w, uint32_t events);
 void relay_close(struct engine *e, struct entry *en, const char *reason);
-uint64_t relay_deadline(struct engine *e, struct entry *en);
+/* Does what is due; when something is next. */
+uint64_t relay_tick(struct engine *e, struct entry *en);
 void relay_flow(struct engine *e, struct entry *en, struct engine_flow *f);

@@ -104,6 +104,11 @@ static void answer_opened(struct conn *c, uint64_t id, const uint8_t *channel, i
 	conn_tell(c, &m);
 }
 
+static void on_opened(void *data, const uint8_t id[FRAME_CHANNEL_LEN], uint64_t ask, int error)
+{
+	answer_opened(data, ask, id, error);
+}
+
 static int order_channel(
 	struct conn *c, uint64_t id, const Belay__ConnChannel *m, int *fds, size_t n_fds)
 {
@@ -134,7 +139,8 @@ static int order_relay(
 	int own[2] = {take_fd(&fds[0]), n_fds == 2 ? take_fd(&fds[1]) : -1};
 	int r = engine_relay_add(
 		c->engine, m->channel.data, own, n_fds == 1 ? &to : NULL, m->idle_ms);
-	answer_opened(c, id, m->channel.data, r);
+	if (r < 0 || !engine_relay_wait(c->engine, m->channel.data, id, m->wait_ms))
+		answer_opened(c, id, m->channel.data, r);
 	return 0;
 }
 
@@ -261,7 +267,8 @@ static int conn_open(struct conn *c, int argc, char **argv, struct error *e)
 {
 	static const struct component_ops ops = {
 		.on_arrow = on_arrow, .on_connection = on_connection};
-	static const struct engine_ops reports = {.closed = on_closed, .data_down = on_data_down};
+	static const struct engine_ops reports = {
+		.closed = on_closed, .opened = on_opened, .data_down = on_data_down};
 	int r = component_open(&c->component, argc, argv, &ops, c, e);
 	if (r < 0)
 		return r;

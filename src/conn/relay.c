@@ -29,6 +29,8 @@ struct relay {
 	struct relay_side side[2]; /* 0 program, 1 outside */
 	bool connecting;
 	uint64_t last_ms, idle_ms;
+	uint64_t ask, tell_ms; /* who waits for the dial, and until when; 0: nobody */
+	int error;             /* of the dial */
 };
 
 static struct relay *entry_relay(struct entry *en)
@@ -36,11 +38,20 @@ static struct relay *entry_relay(struct entry *en)
 	return (struct relay *)((char *)en - offsetof(struct relay, entry));
 }
 
+static void relay_tell(struct engine *e, struct relay *r, int error)
+{
+	uint64_t ask = r->ask;
+	r->ask = 0;
+	if (ask && !e->quiet)
+		e->ops.opened(e->data, r->entry.id, ask, error);
+}
+
 void relay_close(struct engine *e, struct entry *en, const char *reason)
 {
 	struct relay *r = entry_relay(en);
 	bool clean = r->side[0].shut && r->side[1].shut;
 	table_remove(e, en);
+	relay_tell(e, r, r->error ? r->error : -ECONNABORTED);
 	for (int i = 0; i < 2; i++) {
 		struct relay_side *s = &r->side[i];
 		s->watch.dead = true;
@@ -142,10 +153,12 @@ void relay_event(struct engine *e, struct watch *w, uint32_t events)
 		socklen_t len = sizeof(err);
 		getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &len);
 		if (err || s == &r->side[0]) {
+			r->error = -err;
 			relay_close(e, &r->entry, err ? strerror(err) : "reset");
 			return;
 		}
 		r->connecting = false;
+		relay_tell(e, r, 0);
 	}
 	if (events & EPOLLERR) {
 		relay_close(e, &r->entry, "reset");
@@ -171,11 +184,17 @@ void relay_event(struct engine *e, struct watch *w, uint32_t events)
 			side_rearm(e, &r->side[i]);
 }
 
-uint64_t relay_deadline(struct engine *e, struct entry *en)
+uint64_t relay_tick(struct engine *e, struct entry *en)
 {
-	(void)e;
 	struct relay *r = entry_relay(en);
-	return r->idle_ms ? r->last_ms + r->idle_ms : UINT64_MAX;
+	uint64_t idle = r->idle_ms ? r->last_ms + r->idle_ms : UINT64_MAX;
+	if (idle <= e->now) {
+		relay_close(e, en, "idle");
+		return UINT64_MAX;
+	}
+	if (r->ask && r->tell_ms <= e->now)
+		relay_tell(e, r, 0);
+	return r->ask && r->tell_ms < idle ? r->tell_ms : idle;
 }
 
 void relay_flow(struct engine *e, struct entry *en, struct engine_flow *f)
@@ -246,4 +265,17 @@ int engine_relay_add(struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], int 
 	}
 	fds[0] = fds[1] = -1;
 	return r;
+}
+
+bool engine_relay_wait(
+	struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], uint64_t ask, uint32_t wait_ms)
+{
+	struct entry *en = table_find(e, id);
+	struct relay *r = en && en->relay ? entry_relay(en) : NULL;
+	if (!r || !r->connecting || !wait_ms)
+		return false;
+	r->ask = ask;
+	r->tell_ms = e->now + wait_ms;
+	engine_schedule(e, r->tell_ms);
+	return true;
 }

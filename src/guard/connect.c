@@ -13,6 +13,7 @@
  * EACCES; an address the caller may reach but where nobody listens is ECONNREFUSED.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,10 @@
 #include "guard/limit.h"
 #include "guard/pb.h"
 #include "guard/process.h"
+
+#define OUTSIDE_WAIT_MS \
+	2500 /* for the answer of a destination outside; later a failure is a reset */
+#define OUTSIDE_NONBLOCK_MS 200
 
 static struct endpoint_question question(const struct job *j)
 {
@@ -326,6 +331,9 @@ static void outside_paired(
 	o.channel = pb_bytes(t.id, sizeof(t.id));
 	o.destination = &to;
 	o.idle_ms = t.idle_limit_ms;
+	/* A program that asked not to wait still tells one address from another by who refuses. */
+	int flags = fcntl(j->sock, F_GETFL);
+	o.wait_ms = flags >= 0 && flags & O_NONBLOCK ? OUTSIDE_NONBLOCK_MS : OUTSIDE_WAIT_MS;
 	m.body_case = BELAY__TO_CONN__BODY_RELAY;
 	m.relay = &o;
 	carry(j, &t, &m, fds, 1);

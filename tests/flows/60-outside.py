@@ -53,7 +53,12 @@ def test_plain_destinations(w):
     why = w.belay("why", f"{host}:{second}").stdout
     assert "out (policy.yaml:3) would allow it if the port were" in why, why
     # Nobody there: what the outside says, not a refusal.
-    #GONE
+    gone = free_port(host)
+    w.policy(rules(plain, plain.replace("name: out", "name: gone").replace(f"[{port}, {mute}]", str(gone))))
+    assert cli.errno(f"connect({host!r}, {gone})") == errno.ECONNREFUSED
+    assert cli.do(f"""(lambda s: [s.setblocking(False), s.connect_ex(({host!r}, {gone})), s.close()])(socket.socket())""")[1] \
+        in (errno.ECONNREFUSED, errno.EINPROGRESS)
+    assert not [c for c in w.channels() if c["rule"] == "gone" and c["state"] == "open"]
     # Bulk both ways, half close; meanwhile peers that take nothing hold up nobody.
     stuck = [cli.do(f"connect({host!r}, {mute})") for _ in range(3)]
     cli.do(f"""
