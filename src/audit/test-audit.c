@@ -33,9 +33,8 @@
 
 #define FILES_MAX 64
 #define KILLS 200
-#define KILLS_PER_LOG                                                              \
-	25 /* verifying reads all of it, so a log that only grows is slow to check \
-	    */
+/* Verifying reads a whole log: one that only grows makes the test slow. */
+#define KILLS_PER_LOG 25
 
 /* ---- the tree ---- */
 
@@ -518,8 +517,10 @@ static void test_full_disk(void **state)
 	char path[96];
 	int at = dir_new(path, "full");
 	close(at);
-	if (geteuid() != 0 || mount("tmpfs", path, "tmpfs", 0, "size=256k,nr_inodes=64") < 0)
+	if (geteuid() != 0 || mount("tmpfs", path, "tmpfs", 0, "size=256k,nr_inodes=64") < 0) {
+		printf("# needs root, to mount a small disk\n");
 		skip();
+	}
 	_cleanup_close_ int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct audit_log *log = log_open(dir);
 	int r = 0, failures = 0;

@@ -41,8 +41,10 @@ static void test_grants_tcp(void **state)
 static void test_grants_v6(void **state)
 {
 	(void)state;
-	if (!have_v6)
+	if (!have_v6) {
+		printf("# this kernel has no IPv6\n");
 		skip();
+	}
 	_cleanup_close_ int l = listen_at("[::]:6379", false);
 	assert_int_equal(grant(9, false, "[2001:db8::5]:6379"), 0);
 	assert_int_equal(connect_new(9, "[2001:db8::5]:6379"), 0);
@@ -295,7 +297,8 @@ static void test_successor(void **state)
 {
 	(void)state;
 #ifdef __SANITIZE_THREAD__
-	skip(); /* it has a thread of its own, and only one thread alone may enter a namespace */
+	printf("# ThreadSanitizer has a thread; only one thread alone may enter a namespace\n");
+	skip();
 #endif
 	char buf[8];
 	int fds[2] = {ns_user, ns_net};

@@ -20,8 +20,7 @@ struct bind *bind_insert(struct guard *g, const struct bind *template);
 void bind_rename(struct guard *g, struct bind *b, const struct addr *addr);
 void bind_remove(struct guard *g, struct bind *b);
 struct bind *bind_by_inode(struct guard *g, uint64_t inode);
-struct bind *bind_unseen_at(
-	struct guard *g, Belay__Transport transport, const struct addr *a);
+struct bind *bind_unseen_at(struct guard *g, Belay__Transport transport, const struct addr *a);
 struct bind *bind_at(
 	struct guard *g, Belay__Transport transport, const struct addr *a, bool listening);
 /* The socket at that name is gone from the kernel. */

@@ -5,7 +5,7 @@
 #include "base/error.h"
 
 #define CONTROL_VERSION 1
-#define CONTROL_WAIT_S 90 /* for an answer; the instance itself ends idle connections sooner */
+#define CONTROL_WAIT_S 90    /* for an answer; the instance itself ends idle connections sooner */
 #define INSTANCE_DIR_MAX 200 /* reached through a descriptor, so sun_path does not limit it */
 
 /*
