@@ -17,6 +17,10 @@ static void end_text(const Belay__ChannelEndRow *e, char text[CLI_TEXT_MAX * 3])
 		return;
 	}
 	cli_format_addr(e->address, addr);
+	if (!e->pid && !e->node[0]) {
+		snprintf(text, CLI_TEXT_MAX * 3, "%.40s %s", e->program, addr);
+		return;
+	}
 	snprintf(text, CLI_TEXT_MAX * 3, "%.40s%s%.40s (%.32s %u) %s", e->node,
 		e->node[0] ? "/" : "", e->program[0] ? e->program : "?", e->user, e->pid, addr);
 }

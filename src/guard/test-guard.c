@@ -410,6 +410,25 @@ static void test_the_rules_limit_of_connections(void **state)
 	expect_nothing();
 }
 
+static void test_connections_on_their_way_count(void **state)
+{
+	(void)state;
+	listening("127.0.0.1:7000");
+	connected("127.0.0.1:40000", "127.0.0.1:7000");
+	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
+	uint64_t id = expect(BELAY__TO_FABRIC__BODY_CONNECT);
+	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
+	assert_int_equal(answer(), -EACCES);
+	fabric_says(id, -ECONNREFUSED, NULL, 0);
+	assert_int_equal(answer(), -ECONNREFUSED);
+	/* Its place is free again. */
+	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
+	id = expect(BELAY__TO_FABRIC__BODY_CONNECT);
+	fabric_says(id, -ECONNREFUSED, NULL, 0);
+	assert_int_equal(answer(), -ECONNREFUSED);
+	expect_nothing();
+}
+
 static void test_revocation_ends_what_is_open(void **state)
 {
 	(void)state;
@@ -744,6 +763,7 @@ int main(void)
 		T(a_connection_from_question_to_end),
 		T(who_is_refused_and_how),
 		T(the_rules_limit_of_connections),
+		T(connections_on_their_way_count),
 		T(revocation_ends_what_is_open),
 		T(a_policy_that_takes_the_listeners_right_ends_it),
 		T(a_lost_fabric_fails_closed_and_comes_back),

@@ -96,14 +96,18 @@ def test_published_ports(w):
     srv.do(f"serve('127.0.0.1', {port})")
     srv.do(f"serve('127.0.0.1', {hidden})")
     srv.do(f"serve('0.0.0.0', {wild})")
+    srv.do(f"serve('::1', {wild})")
     go = f"connect('127.0.0.1', {port}, '127.0.0.5')"
     wait_for("the port is open outside", lambda: out.errno(f"close({go})") == 0, 3)
     n = out.do(go)
     assert out.do(f"ask({n})") == "hello"
     # The server sees who it is.
-    assert srv.do("PEERS")[-1] == out.do(f"S[{n}].getsockname()"), srv.do("PEERS")
+    assert out.do(f"S[{n}].getsockname()") in srv.do("PEERS"), srv.do("PEERS")
     wait_for("it is listed", lambda: [c for c in w.channels() if c["rule"] == "shown" and c["from"]["program"] == "outside"])
     assert out.errno(f"close(connect('127.0.0.1', {wild}))") == 0
+    six = out.do(f"connect('::1', {wild})")
+    assert out.do(f"ask({six})") == "hello" and out.do(f"S[{six}].getsockname()") in srv.do("PEERS")
+    out.do(f"close({six})")
     # A port that is not published: closed, and whoever asks is told why.
     assert out.errno(f"connect('127.0.0.1', {hidden})") == errno.ECONNREFUSED
     why = w.belay("why", f"127.0.0.1:{hidden}").stdout
@@ -361,6 +365,17 @@ def test_datagrams(w):
     for text in ("two", "three"):
         cli.do(f"S[{m}].sendto({text.encode()!r}, ('127.0.0.1', 7001))")
         assert cli.do(f"heard({m}, 2)") == "re:" + text
+    # IPv6, and IPv4 on a dual-stack socket.
+    srv.do("s6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s6.bind(('::', 7004)); answers(keep(s6))")
+    w.policy(rules(bind, "name: ask, allow: connect, transport: udp, from: { program: cli }, to: { program: srv }, port: [7001, 7004]"))
+    cli.do("c6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); keep(c6)")
+    for host in ("::1", "::ffff:127.0.0.1"):
+        cli.do(f"c6.sendto(b'six', ({host!r}, 7004))")
+        assert cli.do("heard(c6.fileno(), 2)") == "re:six", host
+    w.policy(rules(bind, "name: ask, allow: connect, transport: udp, from: { program: cli }, to: { program: srv }, port: 7001"))
+    for s in (n, m):   # a reload asks anew; what still holds goes on
+        cli.do(f"S[{s}].sendto(b'again', ('127.0.0.1', 7001))")
+        assert cli.do(f"heard({s}, 2)") == "re:again"
     # The same sockets, elsewhere: another program, another port of the same one, outside.
     w.belay("why")
     for host, port in (("127.0.0.1", 7003), ("127.0.0.1", 7002), ("192.0.2.1", 7001)):
