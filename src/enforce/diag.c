@@ -13,61 +13,13 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/sysmacros.h>
+
+#include "enforce/parse.h"
 
 #define DIAG_BUF 16384
 #define DIAG_MESSAGES_MAX 4096 /* received for one question */
 #define STATE_CLOSE 7          /* bound, not listening yet */
 #define STATE_LISTEN 10
-
-#define HEAD sizeof(struct nlattr)
-
-static size_t align4(size_t n)
-{
-	return (n + 3) & ~(size_t)3;
-}
-
-/* What is looked for: a listener by its file, or a bound socket by its inode, whose file is told.
- */
-struct wanted {
-	uint32_t states;
-	const struct stat *file;
-	uint32_t socket;
-	struct unix_diag_vfs found;
-};
-
-static bool vfs_read(const struct nlmsghdr *h, struct unix_diag_vfs *ret)
-{
-	const char *at = (const char *)h + (sizeof(*h) + sizeof(struct unix_diag_msg)),
-		   *end = (const char *)h + h->nlmsg_len;
-	while (at < end && (size_t)(end - at) >= HEAD) {
-		const struct nlattr *a = (const void *)at;
-		if (a->nla_len < HEAD || a->nla_len > (size_t)(end - at))
-			return false;
-		if (a->nla_type == UNIX_DIAG_VFS && a->nla_len >= HEAD + sizeof(*ret)) {
-			memcpy(ret, at + HEAD, sizeof(*ret));
-			return true;
-		}
-		if (align4(a->nla_len) >= (size_t)(end - at))
-			return false;
-		at += align4(a->nla_len);
-	}
-	return false;
-}
-
-static bool is_it(const struct nlmsghdr *h, struct wanted *w)
-{
-	const struct unix_diag_msg *m = NLMSG_DATA(h);
-	if (h->nlmsg_len < (sizeof(*h) + sizeof(*m)) || !(w->states & 1u << (m->udiag_state & 31)))
-		return false;
-	if (!w->file && m->udiag_ino != w->socket)
-		return false;
-	if (!vfs_read(h, &w->found))
-		return false;
-	return !w->file || (w->found.udiag_vfs_ino == w->file->st_ino &&
-				   w->found.udiag_vfs_dev >> 20 == major(w->file->st_dev) &&
-				   (w->found.udiag_vfs_dev & 0xfffff) == minor(w->file->st_dev));
-}
 
 static int diag_ask(int diag, uint32_t seq, uint32_t states)
 {
@@ -82,25 +34,7 @@ static int diag_ask(int diag, uint32_t seq, uint32_t states)
 	return n < 0 ? -errno : 0;
 }
 
-/* 1 found, 0 end of dump, -EAGAIN more to come. */
-static int diag_scan(const char *buf, size_t len, uint32_t seq, struct wanted *w)
-{
-	size_t left = len;
-	const struct nlmsghdr *h = (const void *)buf;
-	for (; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
-		if (h->nlmsg_seq != seq)
-			continue;
-		if (h->nlmsg_type == NLMSG_DONE)
-			return 0;
-		if (h->nlmsg_type == NLMSG_ERROR)
-			return -EIO;
-		if (h->nlmsg_type == SOCK_DIAG_BY_FAMILY && is_it(h, w))
-			return 1;
-	}
-	return -EAGAIN;
-}
-
-static int diag_search(int diag, struct wanted *w)
+static int diag_search(int diag, struct socket_wanted *w)
 {
 	static uint32_t seq;
 	static _Alignas(struct nlmsghdr) char buf[DIAG_BUF];
@@ -121,7 +55,7 @@ static int diag_search(int diag, struct wanted *w)
 			return n < 0 ? -errno : -EIO;
 		if (from.nl_pid)
 			continue;
-		int found = diag_scan(buf, (size_t)n, seq, w);
+		int found = parse_sockets(buf, (size_t)n, seq, w);
 		if (found != -EAGAIN)
 			return found;
 	}
@@ -130,13 +64,13 @@ static int diag_search(int diag, struct wanted *w)
 
 int diag_listens(int diag, const struct stat *file)
 {
-	struct wanted w = {.states = 1u << STATE_LISTEN, .file = file};
+	struct socket_wanted w = {.states = 1u << STATE_LISTEN, .file = file};
 	return diag < 0 || file->st_ino > UINT32_MAX ? 0 : diag_search(diag, &w);
 }
 
 int diag_file(int diag, uint64_t socket, uint32_t *ret_dev, uint32_t *ret_ino)
 {
-	struct wanted w = {.states = 1u << STATE_CLOSE | 1u << STATE_LISTEN};
+	struct socket_wanted w = {.states = 1u << STATE_CLOSE | 1u << STATE_LISTEN};
 	w.socket = (uint32_t)socket;
 	int r = diag < 0 || !socket || socket > UINT32_MAX ? 0 : diag_search(diag, &w);
 	*ret_dev = w.found.udiag_vfs_dev;

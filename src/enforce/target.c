@@ -49,16 +49,6 @@ static int status_read(pid_t tid, char **ret)
 	return fds_read_file(AT_FDCWD, path, STATUS_MAX, ret, &len);
 }
 
-/* The text after "\nKEY:", or NULL. */
-static const char *status_field(const char *status, const char *key)
-{
-	size_t n = strlen(key);
-	for (const char *p = status; p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
-		if (!strncmp(p, key, n) && p[n] == ':')
-			return p + n + 1;
-	return NULL;
-}
-
 static int entry_fill(struct entry *c, pid_t tid)
 {
 	_cleanup_close_ int thread = pidfd_open_(tid, PIDFD_THREAD_);
@@ -67,10 +57,9 @@ static int entry_fill(struct entry *c, pid_t tid)
 	if (process < 0) { /* not the first thread of its process */
 		_cleanup_free_ char *status = NULL;
 		int r = status_read(tid, &status);
-		const char *f = r < 0 ? NULL : status_field(status, "Tgid");
-		if (!f)
-			return r < 0 ? r : -ESRCH;
-		pid = atoi(f);
+		if (r < 0)
+			return r;
+		pid = (pid_t)parse_number(status, "Tgid");
 		process = pidfd_open_(pid, 0);
 	}
 	if (process < 0)
@@ -149,42 +138,14 @@ int target_signalled(pid_t tid)
 {
 	_cleanup_free_ char *s = NULL;
 	int r = status_read(tid, &s);
-	if (r < 0)
-		return r;
-	uint64_t v[4] = {0};
-	const char *const names[] = {"SigPnd", "ShdPnd", "SigBlk", "SigCgt"};
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		const char *f = status_field(s, names[i]);
-		v[i] = f ? strtoull(f, NULL, 16) : 0;
-	}
-	return ((v[0] | v[1]) & ~v[2] & v[3]) != 0;
+	return r < 0 ? r : parse_signalled(s);
 }
 
 int target_ids(pid_t tid, struct target_ids *ret)
 {
 	_cleanup_free_ char *s = NULL;
 	int r = status_read(tid, &s);
-	if (r < 0)
-		return r;
-	const char *u = status_field(s, "Uid"), *g = status_field(s, "Gid");
-	const char *groups = status_field(s, "Groups");
-	const char *mask = status_field(s, "Umask"), *cap = status_field(s, "CapEff");
-	if (!u || !g || !groups || !mask || !cap ||
-		sscanf(u, "%*u %u %*u %u", &ret->euid, &ret->uid) != 2 ||
-		sscanf(g, "%*u %u %*u %u", &ret->egid, &ret->gid) != 2)
-		return -EINVAL;
-	ret->umask = (mode_t)strtoul(mask, NULL, 8) & 0777;
-	ret->capabilities = strtoull(cap, NULL, 16);
-	ret->n_groups = 0;
-	while (*groups && *groups != '\n' && ret->n_groups < ARRAY_LEN(ret->groups)) {
-		char *end;
-		unsigned long v = strtoul(groups, &end, 10);
-		if (end == groups || *end == '\0')
-			break;
-		ret->groups[ret->n_groups++] = (gid_t)v;
-		groups = *end == ' ' ? end + 1 : end;
-	}
-	return 0;
+	return r < 0 ? r : parse_ids(s, ret);
 }
 
 int sock_int(int fd, int level, int option)
@@ -261,9 +222,8 @@ static bool list_walk(DIR *d, pid_t pid, bool (*fn)(void *, int), void *ctx)
 static bool numbers_walk(pid_t pid, bool (*fn)(void *, int), void *ctx)
 {
 	_cleanup_free_ char *status = NULL;
-	const char *f = status_read(pid, &status) < 0 ? NULL : status_field(status, "FDSize");
-	int size = f ? atoi(f) : DESCRIPTORS_MAX + 1;
-	if (size > DESCRIPTORS_MAX)
+	long size = status_read(pid, &status) < 0 ? -1 : parse_number(status, "FDSize");
+	if (size < 0 || size > DESCRIPTORS_MAX)
 		return false;
 	for (int i = 0; i < size; i++)
 		if (!one_descriptor(pid, i, fn, ctx))

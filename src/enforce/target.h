@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "base/cleanup.h"
+#include "enforce/parse.h"
 
 #define SO_NETNS_COOKIE_ 71 /* linux 5.14 */
 
@@ -24,15 +25,6 @@ int target_write(pid_t tid, uint64_t address, const void *buf, size_t len) _must
 int target_signalled(pid_t tid) _must_check_;
 /* A descriptor of /proc/TID/WHAT, opened with these flags. */
 int target_magic(pid_t tid, const char *what, int flags) _must_check_;
-/* What the thread acts with: file-system and effective ids, groups, umask, capabilities. */
-struct target_ids {
-	uid_t uid, euid;
-	gid_t gid, egid;
-	mode_t umask;
-	uint64_t capabilities;
-	gid_t groups[64];
-	size_t n_groups;
-};
 int target_ids(pid_t tid, struct target_ids *ret) _must_check_;
 
 /*

@@ -24,13 +24,13 @@
 #include "base/clock.h"
 #include "base/fds.h"
 #include "base/log.h"
+#include "base/mountinfo.h"
 #include "enforce/diag.h"
 #include "enforce/enforce.h"
 #include "enforce/listener.h"
 #include "enforce/target.h"
 
 #define ERESTARTSYS_ 512
-#define MOUNTINFO_MAX (4u << 20)
 #define FDINFO_MAX 4096
 
 /* ---- acting with the caller's permissions, on a host, where this process has a uid of its own
@@ -121,13 +121,10 @@ static bool mount_is_fuse(const char *mountinfo, int id)
 	size_t len;
 	if (fds_read_file(AT_FDCWD, mountinfo, MOUNTINFO_MAX, &text, &len) < 0)
 		return true;
-	for (const char *line = text, *next; *line; line = next) {
-		next = strchrnul(line, '\n');
-		next += *next == '\n';
-		const char *type = atoi(line) == id ? strstr(line, " - ") : NULL;
-		if (type)
-			return !strncmp(type + 3, "fuse", 4);
-	}
+	struct mount_line m;
+	for (char *at = text; mountinfo_next(&at, &m) > 0;)
+		if (m.id == id)
+			return !strncmp(m.type, "fuse", 4);
 	return true;
 }
 

@@ -32,8 +32,8 @@
 #include <unistd.h>
 
 #include "base/fds.h"
+#include "base/mountinfo.h"
 
-#define MOUNTINFO_MAX (4u << 20)
 #define ID_MAP_MAX 8192 /* the kernel takes 340 lines; ours have three numbers each */
 
 static int write_file(const char *path, const char *text)
@@ -174,39 +174,13 @@ static int make_readonly(const char *path)
 	return r < 0 ? -errno : 0;
 }
 
-/* mountinfo writes space, tab, newline and backslash as \ooo. */
-static void unescape(char *s)
+static int remount(const struct mount_line *m)
 {
-	char *w = s;
-	for (; *s; s++) {
-		if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] && s[3]) {
-			*w++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-			s += 3;
-		} else {
-			*w++ = *s;
-		}
-	}
-	*w = '\0';
-}
-
-/* One line of mountinfo: `ID PARENT DEV ROOT POINT OPTIONS … - TYPE SOURCE OPTIONS`. */
-static int mount_line(char *line)
-{
-	char *type = strstr(line, " - "), *point = line;
-	for (int i = 0; i < 4 && point; i++)
-		point = strchr(point + 1, ' ');
-	if (!type || !point || point > type)
-		return -EINVAL;
-	type += 3;
-	type[strcspn(type, " ")] = '\0';
-	point++;
-	point[strcspn(point, " ")] = '\0';
-	unescape(point);
 	int r = 0;
-	if (!strcmp(type, "proc"))
-		r = make_readonly(point);
-	else if (!strcmp(type, "mqueue") &&
-		 mount("mqueue", point, "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+	if (!strcmp(m->type, "proc"))
+		r = make_readonly(m->point);
+	else if (!strcmp(m->type, "mqueue") &&
+		 mount("mqueue", m->point, "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		r = -errno;
 	/* A mount below another one, or in a place we may not enter, is out of the program's reach
 	 * too. */
@@ -218,12 +192,12 @@ static int remount_special(void)
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 	int r = fds_read_file(AT_FDCWD, "/proc/self/mountinfo", MOUNTINFO_MAX, &text, &len);
-	for (char *line = text, *next; r >= 0 && line && *line; line = next) {
-		next = strchr(line, '\n');
-		if (next)
-			*next++ = '\0';
-		r = mount_line(line);
-	}
+	if (r < 0)
+		return r;
+	struct mount_line m;
+	for (char *at = text; (r = mountinfo_next(&at, &m)) > 0;)
+		if ((r = remount(&m)) < 0)
+			break;
 	return r;
 }
 
