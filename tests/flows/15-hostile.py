@@ -112,9 +112,13 @@ def test_another_tree(w):
     assert h.poll() is None, h.output()
     passes(w, d, "across", held, uid=w.users[0])
     w.end(h)
-    f = w.serve(os.path.join(d, "hostile-flood"), "5", uid=w.users[0])
-    passes(w, d, "flood", uid=w.users[-1])
-    w.end(f)
+    for threads in ([], ["1000"]):
+        f = w.serve(os.path.join(d, "hostile-flood"), "30", *threads, uid=w.users[0])
+        wait_for("the flood", lambda: "threads" in f.output())
+        r = passes(w, d, "flood", uid=w.users[-1])
+        print("#", *threads, r.stdout.splitlines()[0].lstrip("# "), flush=True)
+        assert f.poll() is None, f.output()
+        w.end(f)
 
 
 def silent_file_system(path, uid):

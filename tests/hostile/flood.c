@@ -1,6 +1,6 @@
 /*
- * flood SECONDS: threads that trap as fast as they can. flood: measures how long this tree's own
- * trapped calls take meanwhile.
+ * flood SECONDS [THREADS]: threads that trap as fast as they can; when it is told how many, they
+ * connect. flood: measures how long this tree's own trapped calls take meanwhile.
  */
 #include <pthread.h>
 #include <time.h>
@@ -17,6 +17,16 @@ static void *trap(void *p)
 	return p;
 }
 
+static void *dialler(void *p)
+{
+	for (;;) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		dial(fd, PORT_OPEN);
+		close(fd);
+	}
+	return p;
+}
+
 static double now(void)
 {
 	struct timespec t;
@@ -28,8 +38,11 @@ int main(int argc, char **argv)
 {
 	if (argc > 1) {
 		pthread_t t;
-		for (int i = 0; i < THREADS; i++)
-			pthread_create(&t, NULL, trap, NULL);
+		int n = argc > 2 ? atoi(argv[2]) : THREADS, started = 0;
+		for (int i = 0; i < n; i++)
+			started += !pthread_create(&t, NULL, argc > 2 ? dialler : trap, NULL);
+		printf("# %d threads\n", started);
+		fflush(stdout);
 		sleep((unsigned)atoi(argv[1]));
 		_exit(0);
 	}
@@ -40,6 +53,9 @@ int main(int argc, char **argv)
 		double took = now() - t;
 		if (fd < 0)
 			got_through("starved: %s", strerror(errno));
+		if (dial(fd, PORT_OPEN) == 0 || errno != ECONNREFUSED)
+			got_through("connect: %s", strerror(errno));
+		took = now() - t;
 		close(fd);
 		worst = took > worst ? took : worst;
 		total += took;
