@@ -48,6 +48,7 @@ def bindir():
 
 class World:
     def __init__(self, mode, bin, name="one"):
+        self.name = name
         self.mode, self.bin, self.host = mode, bin, mode == "host"
         self.uid = 0 if self.host else UID
         self.users = [UID, UID + 1] if self.host else [UID]
@@ -124,7 +125,8 @@ class World:
         return json.loads(self.belay("status", "--json").stdout)
 
     def pids(self):
-        return {c["role"]: c["pid"] for c in self.status()["components"]}
+        # 0: between two lives. A signal to it would be one to ourselves.
+        return {c["role"]: c["pid"] for c in self.status()["components"] if c["pid"] > 0}
 
     def channels(self, *args):
         return [json.loads(l) for l in self.belay("channels", "--json", *args).stdout.splitlines()]
