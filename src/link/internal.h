@@ -11,6 +11,7 @@ struct peer {
 struct links {
 	uv_loop_t *loop;
 	uv_timer_t *timer;
+	uint64_t armed_ms; /* when it fires */
 	struct links_ops ops;
 	void *data;
 	struct link_limits limits;

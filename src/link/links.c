@@ -9,6 +9,8 @@
 #include "link/link.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -137,6 +139,22 @@ static bool tie_new_wins(
 	return new_ours == ours_wins;
 }
 
+/*
+ * While nothing is said the kernel finds out whether the network is still there, without a wake-up
+ * of ours; whether the other process is, a ping after what we say (session_tick).
+ */
+static void session_keep_alive(int fd, const struct link_limits *k)
+{
+	unsigned dead = (unsigned)k->dead_ms;
+	int on = 1, count = 2, every = (int)(k->ping_ms / 1000);
+	every = every ? every : 1;
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &every, sizeof(every));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
+}
+
 static void session_open_node(struct session *s, const struct x509_node *n)
 {
 	struct links *l = s->links;
@@ -159,6 +177,7 @@ static void session_open_node(struct session *s, const struct x509_node *n)
 		return;
 	}
 	s->live = true;
+	session_keep_alive(s->fd, &l->limits);
 	struct peer *p = peer_find(l, s->node);
 	if (p) {
 		p->backoff_ms = l->limits.retry_first_ms;
@@ -374,8 +393,11 @@ int links_session_message(struct session *s, const uint8_t *buf, size_t len)
 	if (!s->live || buf[0] == TAG_JOIN || buf[0] == TAG_JOINED)
 		return -EBADMSG;
 	static const uint8_t pong[] = {TAG_PONG, 0};
-	if (buf[0] == TAG_PING)
-		return session_send(s, pong, sizeof(pong));
+	if (buf[0] == TAG_PING) {
+		int r = session_send(s, pong, sizeof(pong));
+		s->unheard_ms = 0; /* nobody answers an answer */
+		return r;
+	}
 	if (buf[0] == TAG_PONG)
 		return 0; /* that something was heard is noted already */
 	return s->links->ops.received(s->links->data, s->node, buf, len);
@@ -427,27 +449,38 @@ static uint64_t session_deadline(const struct session *s)
 {
 	const struct link_limits *k = &s->links->limits;
 	if (session_is_link(s))
-		return s->heard_ms + k->dead_ms;
+		return s->unheard_ms ? s->unheard_ms + k->dead_ms : UINT64_MAX;
 	return s->started_ms + (s->asked || s->live ? 4 : 1) * k->handshake_ms;
 }
 
 /* When session_tick() has something to do. */
 static uint64_t session_due(const struct session *s)
 {
-	uint64_t end = session_deadline(s), ping = s->said_ms + s->links->limits.ping_ms;
-	return session_is_link(s) && ping < end ? ping : end;
+	if (session_is_link(s) && s->unheard_ms && !s->pinged)
+		return s->unheard_ms + s->links->limits.ping_ms;
+	return session_deadline(s);
 }
 
 static void session_tick(struct session *s, uint64_t now)
 {
 	static const uint8_t ping[] = {TAG_PING, 0};
 	bool link = session_is_link(s);
-	if (now >= session_deadline(s))
+	if (now >= session_deadline(s)) {
 		links_session_end(
 			s, link ? "nothing heard for too long" : "the handshake took too long");
-	else if (link && now - s->said_ms >= s->links->limits.ping_ms &&
-		 session_send(s, ping, sizeof(ping)) < 0)
-		links_session_end(s, "the other node does not read");
+	} else if (link && now >= session_due(s)) {
+		s->pinged = true;
+		if (session_send(s, ping, sizeof(ping)) < 0)
+			links_session_end(s, "the other node does not read");
+	}
+}
+
+/* Something has been said that wants an answer. The timer is not moved while it stands earlier. */
+void links_session_said(struct session *s)
+{
+	struct links *l = s->links;
+	if (!uv_is_active((uv_handle_t *)l->timer) || l->armed_ms > session_due(s))
+		links_arm(l);
 }
 
 static void links_tick(uv_timer_t *t)
@@ -486,6 +519,7 @@ static void links_arm(struct links *l)
 			next = l->peers[i].dial_at;
 	if (l->freeing)
 		return;
+	l->armed_ms = next;
 	uv_update_time(l->loop);
 	if (next == UINT64_MAX)
 		uv_timer_stop(l->timer);

@@ -53,7 +53,7 @@ struct session *session_new(
 	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0 &&
 		addr_from_sockaddr(&ss, len, &a) == 0)
 		addr_format(&a, true, s->remote);
-	s->started_ms = s->heard_ms = s->said_ms = links_now(l);
+	s->started_ms = links_now(l);
 	if (uv_poll_init(links_loop(l), p, fd) < 0) {
 		tls_conn_free(s->tls);
 		free(p);
@@ -153,7 +153,10 @@ int session_send(struct session *s, const uint8_t *buf, size_t len)
 	secret_zero(out, 4 + len); /* may hold a channel key */
 	if (r < 0)
 		return r;
-	s->said_ms = links_now(s->links);
+	if (!s->unheard_ms) {
+		s->unheard_ms = links_now(s->links);
+		links_session_said(s);
+	}
 	session_flush(s);
 	return 0;
 }
@@ -206,7 +209,6 @@ static bool session_plaintext(struct session *s)
 	uint8_t buf[READ_CHUNK];
 	bool open = s->live || s->kind == SESSION_GUEST;
 	if (!open && tls_conn_state(s->tls) == TLS_OPEN) {
-		s->heard_ms = links_now(s->links);
 		links_session_open(s);
 	}
 	for (;;) {
@@ -224,7 +226,8 @@ static bool session_plaintext(struct session *s)
 						    : "TLS failed");
 			return false;
 		}
-		s->heard_ms = links_now(s->links);
+		s->unheard_ms = 0;
+		s->pinged = false;
 		int r = session_append(s, buf, (size_t)n);
 		secret_zero(buf, (size_t)n);
 		if (r == 0)

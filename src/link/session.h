@@ -27,8 +27,10 @@ struct session {
 	char node[X509_NODE_MAX]; /* dialed: whom we mean to reach; then: the certificate's */
 	char remote[ADDR_TEXT_MAX];
 	char why[256];
-	uint64_t started_ms, heard_ms, said_ms;
-	uint8_t *in; /* of a message under way: 4 bytes length, then itself */
+	uint64_t started_ms;
+	uint64_t unheard_ms; /* when the first of what had no answer yet was said; 0: nothing */
+	bool pinged;         /* since then */
+	uint8_t *in;         /* of a message under way: 4 bytes length, then itself */
 	size_t in_len, in_cap;
 	uint8_t *out; /* TLS bytes the socket did not take */
 	size_t out_at, out_len;
@@ -47,6 +49,7 @@ void session_free(struct session *s);
 
 /* links.c, called by session.c */
 void links_session_open(struct session *s);
+void links_session_said(struct session *s);
 /* Negative: a surprise. */
 int links_session_message(struct session *s, const uint8_t *buf, size_t len) _must_check_;
 void links_session_end(struct session *s, const char *why);
