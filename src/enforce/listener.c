@@ -61,7 +61,7 @@ void listener_note(struct enforce *e, struct request *r)
 		.tree = r->tree->id, .pid = r->pid, .pidfd = pidfd, .dev = dev, .ino = ino};
 }
 
-uint32_t listener_pid(struct enforce *e, const struct stat *file)
+const struct listener *listener_find(struct enforce *e, const struct stat *file)
 {
 	uint32_t dev = (uint32_t)(major(file->st_dev) << 20 | minor(file->st_dev));
 	for (size_t i = 0; i < LISTENERS_MAX; i++) {
@@ -69,9 +69,9 @@ uint32_t listener_pid(struct enforce *e, const struct stat *file)
 		if (!l->tree || l->dev != dev || l->ino != file->st_ino)
 			continue;
 		const struct tree *t = tree_find(e, l->tree);
-		return t && diag_listens(t->diag, file) == 1 && alive(l) ? l->pid : 0;
+		return t && diag_listens(t->diag, file) == 1 && alive(l) ? l : NULL;
 	}
-	return 0;
+	return NULL;
 }
 
 void listener_tree_gone(struct enforce *e, uint64_t tree)

@@ -10,8 +10,8 @@
 
 /* A program is about to listen on a Unix socket. */
 void listener_note(struct enforce *e, struct request *r);
-/* The process of another tree that listens on this file; 0: not known. */
-uint32_t listener_pid(struct enforce *e, const struct stat *file);
+/* The process of another tree that listens on this file; NULL: not known. */
+const struct listener *listener_find(struct enforce *e, const struct stat *file);
 void listener_tree_gone(struct enforce *e, uint64_t tree);
 /*
  * Descriptors sent to this socket, or to one accepted from it, are refused (EPERM for the sender):

@@ -262,9 +262,14 @@ static void path_judge(struct enforce *e, struct request *r)
 	q.transport = BELAY__TRANSPORT__TRANSPORT_UNIX;
 	q.family = AF_UNIX;
 	q.unix_path = path;
-	q.unix_peer_pid = listener_pid(e, &st);
+	const struct listener *l = listener_find(e, &st);
+	int fds[] = {r->pidfd, l ? l->pidfd : -1};
+	if (l) {
+		q.unix_peer_pid = l->pid;
+		q.unix_peer_tree = l->tree;
+	}
 	r->answer_to = ANSWER_UNIX;
-	question_ask(e, r, &q, &r->pidfd, 1);
+	question_ask(e, r, &q, fds, l ? 2 : 1);
 }
 
 static int read_address(struct request *r, struct sockaddr_un *sa, socklen_t *ret_len)

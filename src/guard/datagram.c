@@ -16,6 +16,7 @@
 #include "guard/judge.h"
 #include "guard/pb.h"
 #include "guard/process.h"
+#include "guard/tree.h"
 
 static bool caller(struct job *j, int error, struct subject *s)
 {
@@ -155,22 +156,13 @@ void datagram_start(struct job *j)
 
 /* ---- Unix-domain sockets ---- */
 
-static void unix_caller(struct guard *g, void *ctx, int error, struct subject *s)
+static void unix_decide(struct job *j)
 {
-	struct job *j = ctx;
-	if (!caller(j, error, s))
-		return;
-	uint64_t peer_tree = 0;
-	struct subject *peer = NULL;
-	if (j->peer_pid && process_known(g, j->peer_pid, &peer_tree, &peer) &&
-		peer_tree == j->tree) {
-		job_answer(j, 0, NULL);
-		return;
-	}
+	struct guard *g = j->guard;
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
 		.transport = BELAY__TRANSPORT__TRANSPORT_UNIX,
-		.from = s,
-		.to = peer,
+		.from = j->caller,
+		.to = j->listener,
 		.unix_path = j->unix_path};
 	decide_ask(g, &q, &j->verdict);
 	if (!j->verdict.allow)
@@ -181,11 +173,40 @@ static void unix_caller(struct guard *g, void *ctx, int error, struct subject *s
 		job_answer(j, 0, NULL);
 }
 
-void unix_start(struct job *j, const char *path, uint32_t peer_pid)
+static void unix_listener(struct guard *g, void *ctx, int error, struct subject *s)
+{
+	struct job *j = ctx;
+	j->wait = NULL;
+	if (!error)
+		j->listener = subject_ref(s);
+	judge_subject(g, &j->caller);
+	unix_decide(j);
+}
+
+static void unix_caller(struct guard *g, void *ctx, int error, struct subject *s)
+{
+	struct job *j = ctx;
+	if (!caller(j, error, s))
+		return;
+	if (j->peer < 0 || !tree_known(g, j->peer_tree)) {
+		unix_decide(j);
+		return;
+	}
+	struct process_wait *w;
+	process_ask(g, j->peer_pid, j->peer, j->peer_tree, false, unix_listener, j, &w);
+	if (w)
+		j->wait = w;
+}
+
+void unix_start(struct job *j, const Belay__Question *q)
 {
 	struct process_wait *w;
-	snprintf(j->unix_path, sizeof(j->unix_path), "%s", path);
-	j->peer_pid = peer_pid;
+	snprintf(j->unix_path, sizeof(j->unix_path), "%s", q->unix_path);
+	if (q->unix_peer_pid && q->unix_peer_tree) {
+		j->peer_pid = q->unix_peer_pid;
+		j->peer_tree = q->unix_peer_tree;
+		j->peer = take_fd(&j->sock);
+	}
 	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, unix_caller, j, &w);
 	if (w)
 		j->wait = w;

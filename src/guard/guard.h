@@ -233,7 +233,7 @@ struct job {
 	uint32_t enforce;  /* arrow generation that asked: an answer to a dead one is dropped */
 	Belay__Question__Call call;
 	Belay__Transport transport;
-	uint64_t tree;
+	uint64_t tree, peer_tree;
 	uint32_t pid, family, peer_pid;
 	bool v6only;
 	int backlog;

@@ -188,7 +188,7 @@ static void job_start(struct job *j, const Belay__Question *q)
 		datagram_start(j);
 		return;
 	case BELAY__QUESTION__CALL__CALL_UNIX_CONNECT:
-		unix_start(j, q->unix_path, q->unix_peer_pid);
+		unix_start(j, q);
 		return;
 	case BELAY__QUESTION__CALL__CALL_EXEC:
 		exec_start(j, q);

@@ -491,6 +491,8 @@ def test_unix_sockets(w):
     w.policy(rules(f"name: t, allow: connect, from: {{ program: cli }}, to: {{ program: srv }}, unix: {d}/**"))
     assert cli.errno(f"connect_unix({outside!r})") == errno.EACCES
     assert cli.do(f"talk({tree!r})") == "hello"
+    os.kill(w.pids()["guard"], signal.SIGKILL)
+    wait_for("a new guard knows the listener, too", lambda: cli.errno(f"talk({tree!r})") == 0)
     w.policy(rules(f"name: t, allow: connect, from: {{ program: cli }}, to: {{ program: other }}, unix: {d}/**"))
     assert cli.errno(f"connect_unix({tree!r})") == errno.EACCES
     # Belay's own socket: never, whatever the policy says.
