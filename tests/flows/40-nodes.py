@@ -19,7 +19,7 @@ rules:
 
 def two_nodes(w):
     need("redis-server", "redis-cli", "redis-benchmark")
-    port = 20000 + os.getpid() % 20000
+    port = 20000 + os.getpid() * 2 % 20000    # two each: neighbours may run at once
     b = World(w.mode, w.bin, "two")
     args = ("--uid-base", "64500") if w.host else ()
     w.start()
