@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "base/proc.h"
 #include "component.pb-c.h"
@@ -106,7 +107,7 @@ void accept_ready(struct listener *l)
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
 		if (!ipc_chan_open(&to->chan) || to->chan.queued > ACCEPT_QUEUE_MAX)
 			break;
-		_cleanup_close_ int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
 				      errno == ENOMEM)) {
 			log_peer("cannot accept: %s", strerror(errno));
@@ -120,6 +121,8 @@ void accept_ready(struct listener *l)
 			accept_control(d, fd);
 		else
 			accept_tcp(l, to, fd);
+		/* Refused, it closes here, with what may be in its queue already. */
+		(void)fds_discard(fd);
 	}
 	if (to->chan.queued > ACCEPT_QUEUE_MAX || !ipc_chan_open(&to->chan)) {
 		listeners_update(d);

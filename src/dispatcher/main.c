@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/discard.h"
 #include "base/log.h"
 #include "component.pb-c.h"
 #include "dispatcher/dispatcher.h"
@@ -182,7 +183,10 @@ static int dispatcher_open(struct dispatcher *d, int argc, char **argv, struct e
 	/* All it opens later is /proc, to check components. */
 	const struct sandbox_path proc = {.path = "/proc"};
 	const struct sandbox_args walls = {.paths = &proc, .n_paths = 1};
-	return r < 0 ? r : sandbox_enter(SANDBOX_DISPATCHER, &walls, e);
+	r = r < 0 ? r : sandbox_enter(SANDBOX_DISPATCHER, &walls, e);
+	if (!r && (r = discard_start()) < 0)
+		error_errno(e, r, "cannot start a thread");
+	return r;
 }
 
 int main(int argc, char **argv)

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "enforce/enforce.h"
 #include "enforce/listener.h"
@@ -32,7 +33,7 @@ static void sock_forget(struct enforce *e, struct request *r)
 		return;
 	/* Explicitly: the description lives on in the program, and epoll watches descriptions. */
 	epoll_ctl(e->ready, EPOLL_CTL_DEL, r->sock, NULL);
-	close(r->sock);
+	fds_close_foreign(r->sock);
 	r->sock = -1;
 }
 
@@ -207,7 +208,7 @@ static void not_a_socket(struct enforce *e, struct request *r)
 {
 	struct tree *t = r->tree;
 	int error = r->family;
-	bool kept = target_discard(r->sock);
+	bool kept = fds_discard(r->sock);
 	r->sock = -1;
 	call_reply(e, r, error, 0);
 	if (!kept) {

@@ -149,6 +149,9 @@ struct enforce {
 
 /* ---- tree.c ---- */
 int tree_add(struct enforce *e, uint64_t id, int notify, int err) _must_check_;
+/* What a user offers with a run (offered.c). */
+bool offered_notify(int fd);
+bool offered_writable(int fd);
 struct tree *tree_find(struct enforce *e, uint64_t id);
 /* Everything of the tree ends; what is trapped or traps later fails closed. */
 void tree_remove(struct tree *t);

@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "enforce/enforce.h"
 #include "enforce/target.h"
@@ -109,7 +110,12 @@ int main(int argc, char **argv)
 		log_error("%s", err.text);
 		return 1;
 	}
-	int r = tree_restore(&e);
+	int r = discard_start();
+	if (r < 0) {
+		log_error("cannot start a thread: %s", strerror(-r));
+		return 1;
+	}
+	r = tree_restore(&e);
 	if (r < 0) {
 		log_error("cannot take over from a predecessor: %s", strerror(-r));
 		return 1;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "enforce/enforce.h"
 
@@ -62,7 +63,19 @@ static int take_tree(struct enforce *e, const Belay__TreeAdd *m, int *fds, size_
 	if (n_fds < 1 || n_fds > 2 || !m->tree)
 		return -EBADMSG;
 	bool known = tree_find(e, m->tree) != NULL;
-	int r = tree_add(e, m->tree, take_fd(&fds[0]), n_fds > 1 ? take_fd(&fds[1]) : -1);
+	int notify = take_fd(&fds[0]), err = n_fds > 1 ? take_fd(&fds[1]) : -1;
+	if (err >= 0 && !offered_writable(err)) {
+		(void)fds_discard(err);
+		err = -1; /* no notices, then */
+	}
+	int r = -EINVAL;
+	if (offered_notify(notify)) {
+		r = tree_add(e, m->tree, notify, err);
+	} else {
+		(void)fds_discard(notify);
+		if (err >= 0)
+			close(err);
+	}
 	struct tree *t = r < 0 ? NULL : tree_find(e, m->tree);
 	if (!t) {
 		question_tree_gone(e, m->tree);

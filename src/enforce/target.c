@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -23,6 +22,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/discard.h"
 #include "base/fds.h"
 
 #define CACHE 256
@@ -179,9 +179,9 @@ static bool one_descriptor(pid_t pid, int n, bool (*fn)(void *, int), void *ctx)
 	if (fd < 0)
 		return true;
 	if (sock_domain(fd) < 0)
-		return target_discard(fd);
+		return fds_discard(fd);
 	bool go = fn(ctx, fd);
-	close(fd);
+	fds_close_foreign(fd);
 	return go;
 }
 
@@ -242,54 +242,9 @@ bool target_sockets(pid_t pid, bool (*fn)(void *ctx, int fd), void *ctx)
 	return all;
 }
 
-/* ---- closing what is no socket ---- */
-
-#define DISCARD_MAX 256
-static struct {
-	pthread_mutex_t lock;
-	pthread_cond_t more;
-	int fd[DISCARD_MAX];
-	size_t n;
-} discard = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, {0}, 0};
-
-static void *discard_run(void *arg)
-{
-	pthread_mutex_lock(&discard.lock);
-	for (;;) {
-		while (!discard.n)
-			pthread_cond_wait(&discard.more, &discard.lock);
-		int fd = discard.fd[--discard.n];
-		pthread_mutex_unlock(&discard.lock);
-		close(fd);
-		pthread_mutex_lock(&discard.lock);
-	}
-	return arg;
-}
-
-bool target_discard(int fd)
-{
-	pthread_mutex_lock(&discard.lock);
-	bool room = discard.n < DISCARD_MAX;
-	if (room) {
-		discard.fd[discard.n++] = fd;
-		pthread_cond_signal(&discard.more);
-	}
-	pthread_mutex_unlock(&discard.lock);
-	return room;
-}
-
 int target_init(void)
 {
-	pthread_t t;
-	sigset_t all, old;
-	int r = watchdog_init();
-	if (r < 0)
-		return r;
-	sigfillset(&all); /* every signal is for the loop's thread */
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = -pthread_create(&t, NULL, discard_run, NULL);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r;
+	return watchdog_init();
 }
 
 static void on_alarm(int signum)

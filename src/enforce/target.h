@@ -33,11 +33,6 @@ int target_ids(pid_t tid, struct target_ids *ret) _must_check_;
  */
 bool target_sockets(pid_t pid, bool (*fn)(void *ctx, int fd), void *ctx);
 
-/*
- * Closes a program's descriptor that is no socket, on a thread of its own: closing a file can wait
- * for a file system that a hostile user serves. False: too many wait there already; it is lost.
- */
-bool target_discard(int fd);
 int target_init(void) _must_check_;
 
 int sock_int(int fd, int level, int option);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "attest.pb-c.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "conn.pb-c.h"
 #include "fabric.pb-c.h"
@@ -64,7 +65,7 @@ static void call_free(struct call *c)
 	if (c->arrow->current == c)
 		c->arrow->current = NULL;
 	for (size_t i = 0; i < c->n_fds; i++)
-		close(c->fds[i]);
+		fds_close_foreign(c->fds[i]);
 	secret_zero(c->packed, c->len);
 	free(c);
 }

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/discard.h"
 #include "base/log.h"
 #include "guard/pb.h"
 #include "guard/process.h"
@@ -42,7 +43,7 @@ static void request_clear(struct client *c)
 {
 	for (size_t i = 0; i < c->n_fds; i++)
 		if (c->fds[i] >= 0)
-			close(c->fds[i]);
+			(void)fds_discard(c->fds[i]);
 	c->n_fds = 0;
 	ipc_free(c->request);
 	c->request = NULL;
@@ -303,6 +304,9 @@ static bool client_admitted(struct guard *g, uint32_t uid)
 	struct client *c;
 	LIST_FOREACH (c, &g->controls->list, link)
 		same += c->uid == uid;
+	/* Descriptors that never close: until they do, only the owner is heard. */
+	if (discard_jammed() && uid && uid != g->component.heritage.owner_uid)
+		return false;
 	return g->controls->n < CONTROL_CLIENTS_MAX && same < CONTROL_CLIENTS_PER_UID_MAX;
 }
 
@@ -310,6 +314,8 @@ void control_connection(struct guard *g, const Belay__Connection *m, int *fds, s
 {
 	if (n_fds != 2 || !client_admitted(g, m->uid)) {
 		log_peer("a control connection of uid %u was refused: too many", m->uid);
+		if (n_fds)
+			(void)fds_discard(take_fd(&fds[0]));
 		return;
 	}
 	struct client *c = calloc(1, sizeof(*c));
@@ -331,6 +337,7 @@ void control_connection(struct guard *g, const Belay__Connection *m, int *fds, s
 		client_free(c);
 		return;
 	}
+	c->chan.stranger = true;
 	c->timer->data = c;
 	uv_timer_start(c->timer, client_timeout, CONTROL_TIMEOUT_MS, CONTROL_TIMEOUT_MS);
 }

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "guard/limit.h"
 #include "guard/pb.h"
@@ -72,7 +73,7 @@ static void job_free(struct job *j)
 	if (j->pidfd >= 0)
 		close(j->pidfd);
 	if (j->sock >= 0)
-		close(j->sock);
+		fds_close_foreign(j->sock);
 	if (j->peer >= 0)
 		close(j->peer);
 	free(j);

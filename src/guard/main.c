@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "component.pb-c.h"
 #include "guard/control.h"
@@ -107,6 +108,11 @@ int main(int argc, char **argv)
 	struct sandbox_args args = {.paths = paths, .n_paths = ARRAY_LEN(paths)};
 	if (guard_open(g, &e) < 0 || sandbox_enter(SANDBOX_GUARD, &args, &e) < 0) {
 		log_error("%s", e.text);
+		return 1;
+	}
+	int r = discard_start();
+	if (r < 0) {
+		log_error("cannot start a thread: %s", strerror(-r));
 		return 1;
 	}
 	int status = component_run(&g->component);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "enforce.pb-c.h"
 #include "guard/auditing.h"
@@ -60,7 +61,7 @@ int trees_init(struct guard *g)
 static void tree_given(struct tree *t)
 {
 	while (t->n_fds)
-		close(t->fds[--t->n_fds]);
+		(void)fds_discard(t->fds[--t->n_fds]);
 	t->client = 0;
 }
 

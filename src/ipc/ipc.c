@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/discard.h"
+
 struct ipc_queued {
 	STAILQ_ENTRY(ipc_queued) link;
 	size_t len, n_fds;
@@ -22,9 +24,18 @@ struct ipc_queued {
 static void queued_free(struct ipc_queued *q)
 {
 	for (size_t i = 0; i < q->n_fds; i++)
-		close(q->fds[i]);
+		fds_close_foreign(q->fds[i]);
 	explicit_bzero(q->buf, q->len); /* may hold keys */
 	free(q);
+}
+
+/* What a stranger holds in his queue may be closed with the channel. */
+static void chan_close(bool stranger, int fd)
+{
+	if (stranger)
+		(void)fds_discard(fd);
+	else
+		fds_close_foreign(fd);
 }
 
 static void poll_free(uv_handle_t *h)
@@ -43,7 +54,7 @@ void ipc_chan_deinit(struct ipc_chan *c)
 	c->poll->data = NULL;
 	uv_close((uv_handle_t *)c->poll, poll_free);
 	c->poll = NULL;
-	close(c->fd);
+	chan_close(c->stranger, c->fd);
 	c->fd = -1;
 	while (!STAILQ_EMPTY(&c->queue)) {
 		struct ipc_queued *q = STAILQ_FIRST(&c->queue);
@@ -68,7 +79,7 @@ static void chan_fail(struct ipc_chan *c, int reason)
 static bool chan_read(struct ipc_chan *c)
 {
 	static _Thread_local uint8_t buf[IPC_MSG_MAX];
-	bool gone = false;
+	bool gone = false, stranger = c->stranger;
 	for (;;) {
 		int fds[FDS_PASS_MAX];
 		size_t n_fds;
@@ -91,7 +102,7 @@ static bool chan_read(struct ipc_chan *c)
 		int r = c->on_message(c, buf, (size_t)n, fds, n_fds);
 		for (size_t k = 0; k < n_fds; k++)
 			if (fds[k] >= 0)
-				close(fds[k]);
+				chan_close(stranger, fds[k]);
 		explicit_bzero(buf, (size_t)n); /* may hold keys */
 		if (gone)
 			return false;

@@ -44,6 +44,7 @@ struct ipc_chan {
 	void *data; /* the owner's */
 	STAILQ_HEAD(, ipc_queued) queue;
 	size_t queued;
+	bool stranger;   /* the peer is none of ours: its descriptors may wait when closed */
 	bool reset;      /* the peer is known to have died; its last messages are being read */
 	bool *destroyed; /* set while dispatching, so that a callback may deinit */
 };
