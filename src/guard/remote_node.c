@@ -192,8 +192,9 @@ static void invited(
 	struct remote *r = g->remote;
 	uint64_t now = clock_mono_ms();
 	struct error e = ERROR_INIT;
-	for (size_t i = 0; i < r->n_invites; i++) /* what is over makes room */
-		if (r->invites[i].until_ms <= now)
+	/* What is over makes room; one name has one open invitation, the last. */
+	for (size_t i = 0; i < r->n_invites; i++)
+		if (r->invites[i].until_ms <= now || !strcmp(r->invites[i].node, v->name))
 			r->invites[i--] = r->invites[--r->n_invites];
 	if (error || m->error || m->data.len != 32 || r->n_invites >= REMOTE_INVITES_MAX) {
 		error = error ? error : m->error ? m->error : -ENOBUFS;

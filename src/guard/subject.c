@@ -168,10 +168,37 @@ static struct subject *subject_told(struct guard *g, Belay__Evidence *e, const c
 	return s;
 }
 
+/* Shorter or as long as it was. */
+static void scrub(char *text)
+{
+	_cleanup_free_ char *copy = strdup(text);
+	if (copy)
+		text_scrub(copy, strlen(copy), text, strlen(copy) + 1);
+	else
+		text[0] = '\0';
+}
+
+/* What another node says of a program is shown, logged and counted like our own attest's word. */
+static bool evidence_told(Belay__Evidence *e)
+{
+	struct evidence facts;
+	if (evidence_from_msg(e, &facts) < 0)
+		return false;
+	char *texts[] = {e->exe_path, e->name, e->script_path};
+	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+		if (texts[i][0])
+			scrub(texts[i]);
+	return true;
+}
+
 struct subject *subject_remote(struct guard *g, Belay__Evidence *e, const char *node,
 	char *const *programs, size_t n_programs, char *const *groups, size_t n_groups,
 	const char *user)
 {
+	if (!evidence_told(e)) {
+		ipc_free(e);
+		return NULL;
+	}
 	struct subject *s =
 		node[0] ? subject_told(g, e, node, programs, n_programs, groups, n_groups, user)
 			: NULL;

@@ -425,6 +425,45 @@ static void test_an_image_that_inherits_is_held_to_its_own_rule(void **state)
 	assert_int_equal(channels_count(&w->g), 0);
 }
 
+static void test_what_another_node_says_is_shown_clean(void **state)
+{
+	(void)state;
+	char *programs[] = {pb_text("client")};
+	uint8_t sha[32] = {1};
+	Belay__Evidence e = BELAY__EVIDENCE__INIT;
+	e.pid = 7;
+	e.exe_path = pb_text("/tmp/\033]0;owned\007\033[2Jx");
+	e.exe_sha256 = pb_bytes(sha, sizeof(sha));
+	for (int bad = 0; bad < 2; bad++) {
+		uint8_t buf[512];
+		e.exe_sha256.len = bad ? 31 : 32;
+		size_t len = protobuf_c_message_pack(&e.base, buf);
+		struct subject *s =
+			subject_remote(&w->g, ipc_unpack(&belay__evidence__descriptor, buf, len),
+				"far", programs, (size_t)bad, NULL, 0, "");
+		assert_int_equal(s != NULL, !bad);
+		if (s) {
+			assert_null(strpbrk(s->evidence->exe_path, "\033\007"));
+			assert_null(strpbrk(subject_name(s), "\033\007"));
+		}
+		subject_unref(s);
+	}
+}
+
+static void test_one_user_does_not_take_all_runs(void **state)
+{
+	(void)state;
+	uint64_t id;
+	size_t n = 0;
+	int r;
+	w->g.component.heritage.host = true;
+	while ((r = tree_start(&w->g, 1, 4711, "", &id)) == 0 && n < TREES_MAX)
+		n++;
+	assert_int_equal(r, -EDQUOT);
+	assert_int_equal(n, TREES_MAX / 4);
+	assert_int_equal(tree_start(&w->g, 1, 4712, "", &id), 0);
+}
+
 static void test_a_surprise_closes_the_arrow(void **state)
 {
 	(void)state;
@@ -456,6 +495,8 @@ int main(void)
 		T(the_end_of_a_bound_socket_ends_its_entry_alone),
 		T(lost_news_are_made_good_by_a_dump),
 		T(an_image_that_inherits_is_held_to_its_own_rule),
+		T(what_another_node_says_is_shown_clean),
+		T(one_user_does_not_take_all_runs),
 		T(a_surprise_closes_the_arrow),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

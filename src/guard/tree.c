@@ -20,7 +20,8 @@
 #include "guard/process.h"
 #include "guard/state.h"
 
-#define GIVE_WAIT_MS 5000 /* for enforce, or its successor, to take a tree */
+#define TREES_PER_UID_MAX (TREES_MAX / 4) /* of a host's ordinary user */
+#define GIVE_WAIT_MS 5000                 /* for enforce, or its successor, to take a tree */
 
 struct tree {
 	LIST_ENTRY(tree) link;
@@ -119,9 +120,23 @@ int tree_restore(struct guard *g, uint64_t id, uint32_t pid, uint32_t uid, const
 	return 0;
 }
 
+/* One user of a host leaves room for others. */
+static bool tree_admitted(const struct guard *g, uint32_t uid)
+{
+	size_t n = 0;
+	const struct tree *t;
+	if (!g->component.heritage.host || uid == g->component.heritage.owner_uid)
+		return true;
+	LIST_FOREACH (t, &g->trees->list, link)
+		n += t->uid == uid;
+	return n < TREES_PER_UID_MAX;
+}
+
 int tree_start(struct guard *g, uint32_t pid, uint32_t uid, const char *as, uint64_t *ret)
 {
 	uint64_t id;
+	if (!tree_admitted(g, uid))
+		return -EDQUOT;
 	do {
 		randombytes_buf(&id, sizeof(id));
 		id >>= 1; /* decimal in descriptor names: keep it a positive number everywhere */
