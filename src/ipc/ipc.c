@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -261,6 +262,7 @@ int ipc_send(struct ipc_chan *c, const ProtobufCMessage *m, const int *fds, size
 struct capped {
 	size_t left;
 };
+#define CAPPED_HEAD _Alignof(max_align_t)
 
 static void *capped_alloc(void *data, size_t n)
 {
@@ -268,13 +270,22 @@ static void *capped_alloc(void *data, size_t n)
 	if (n > c->left)
 		return NULL;
 	c->left -= n;
-	return malloc(n);
+	/* Its length before it, so that what is freed can be wiped: messages carry keys. */
+	size_t *p = malloc(CAPPED_HEAD + n);
+	if (!p)
+		return NULL;
+	*p = n;
+	return (char *)p + CAPPED_HEAD;
 }
 
 static void capped_free(void *data, void *p)
 {
 	(void)data;
-	free(p);
+	if (!p)
+		return;
+	size_t *head = (size_t *)(void *)((char *)p - CAPPED_HEAD);
+	explicit_bzero(p, *head);
+	free(head);
 }
 
 static bool has_unknown(const ProtobufCMessage *m);

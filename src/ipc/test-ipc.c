@@ -193,6 +193,31 @@ static void test_queue(void **state)
 	assert_int_equal(t.chan.queued, 0);
 }
 
+/* What a freed message leaves behind for the next who is given its memory. */
+static void test_wiped(void **state)
+{
+	(void)state;
+	char secret[200], *seen[64];
+	memset(secret, 'k', sizeof(secret));
+	secret[sizeof(secret) - 1] = '\0';
+	Belay__ToBelayd m = BELAY__TO_BELAYD__INIT;
+	Belay__Keep keep = BELAY__KEEP__INIT;
+	uint8_t buf[512];
+	keep.name = secret;
+	m.body_case = BELAY__TO_BELAYD__BODY_KEEP;
+	m.keep = &keep;
+	size_t len = protobuf_c_message_pack(&m.base, buf);
+	Belay__ToBelayd *u = ipc_unpack(&belay__to_belayd__descriptor, buf, len);
+	assert_string_equal(u->keep->name, secret);
+	ipc_free(u);
+	for (size_t i = 0; i < ARRAY_LEN(seen); i++) {
+		seen[i] = malloc(200 + i % 4 * 8);
+		assert_null(memmem(seen[i], 200, "kkkkkkkk", 8));
+	}
+	for (size_t i = 0; i < ARRAY_LEN(seen); i++)
+		free(seen[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -202,7 +227,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_end_of_a_busy_peer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_deinit_inside, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_queue, setup, teardown)};
+		cmocka_unit_test_setup_teardown(test_queue, setup, teardown),
+		cmocka_unit_test(test_wiped)};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,7 +77,7 @@ for i in range(40):
 
 def test_a_run_without_a_notify_descriptor(w):
     w.start()
-    before = w.pids()
+    before = wait_for("all parts are up", lambda: all((p := w.pids()).values()) and p)
     p = stranger(w, f"""
 r, wr = os.pipe()
 f = os.open("/dev/null", os.O_RDONLY)
@@ -101,7 +101,7 @@ rules:
   - { name: b, allow: bind, from: { program: lingers }, port: 7000 }
   - { name: c, allow: connect, from: { program: lingers }, to: { program: lingers } }
 """)
-    before = w.pids()
+    before = wait_for("all parts are up", lambda: all((p := w.pids()).values()) and p)
     code = LINGERING.replace("PORT", "7000") + r'''
 def closes(fd):
     time.sleep(0.0003)
