@@ -1,16 +1,21 @@
 /*
- * Threads that close (discard.h). Input: descriptors of hostile programs and users. A lingering
- * socket is let go when its thread is signalled, which every later call does; a file whose server
- * never answers keeps its thread, so there are several, and what they cannot take waits in a
- * bounded queue. Cost of fds_close_foreign(): one getsockopt(2) besides the close.
+ * Threads that close (discard.h). Input: descriptors of hostile programs and users. One thread more
+ * watches while others close, and signals those that take too long, which ends a socket's
+ * lingering; a file whose server never answers keeps its thread, so there are several, and what
+ * they cannot take waits in a bounded queue. What cannot wait (a pipe, a descriptor of the kernel's
+ * own kind) is closed at once, so that nobody waits for the end of a pipe behind a stranger's file.
+ * Idle, nothing wakes. Cost of fds_close_foreign(): one getsockopt(2) besides the close.
  */
 #include "base/discard.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -27,11 +32,12 @@ struct closer {
 
 static struct {
 	pthread_mutex_t lock;
-	pthread_cond_t more;
+	pthread_cond_t more, watch;
 	int fd[QUEUE_MAX];
 	size_t n, n_closers;
 	struct closer closer[THREADS];
-} discard = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, {0}, 0, 0, {{0}}};
+} discard = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, {0}, 0,
+	0, {{0}}};
 
 static void *closer_run(void *arg)
 {
@@ -47,6 +53,42 @@ static void *closer_run(void *arg)
 		close(fd);
 		pthread_mutex_lock(&discard.lock);
 		self->since_ms = 0;
+	}
+	return arg;
+}
+
+/* With the lock held. How many threads wait in a close for longer than they should. */
+static size_t stuck_wake(bool wake, bool *ret_busy)
+{
+	size_t stuck = 0;
+	*ret_busy = false;
+	uint64_t now = clock_mono_ms();
+	for (size_t i = 0; i < discard.n_closers; i++) {
+		struct closer *c = &discard.closer[i];
+		*ret_busy = *ret_busy || c->since_ms;
+		if (!c->since_ms || now - c->since_ms < PATIENCE_MS)
+			continue;
+		stuck++;
+		if (wake)
+			pthread_kill(c->thread, SIGURG);
+	}
+	return stuck;
+}
+
+static void *watch_run(void *arg)
+{
+	pthread_mutex_lock(&discard.lock);
+	for (bool busy;;) {
+		stuck_wake(true, &busy);
+		struct timespec t;
+		clock_gettime(CLOCK_REALTIME, &t);
+		t.tv_nsec += PATIENCE_MS * 1000000L;
+		t.tv_sec += t.tv_nsec / 1000000000L;
+		t.tv_nsec %= 1000000000L;
+		if (busy || discard.n)
+			pthread_cond_timedwait(&discard.watch, &discard.lock, &t);
+		else
+			pthread_cond_wait(&discard.watch, &discard.lock);
 	}
 	return arg;
 }
@@ -70,24 +112,11 @@ int discard_start(void)
 			&discard.closer[i].thread, NULL, closer_run, &discard.closer[i]);
 		discard.n_closers += !r;
 	}
+	pthread_t watch;
+	if (!r)
+		r = -pthread_create(&watch, NULL, watch_run, NULL);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r;
-}
-
-/* With the lock held. How many threads wait in a close for longer than they should. */
-static size_t stuck_wake(bool wake)
-{
-	size_t stuck = 0;
-	uint64_t now = clock_mono_ms();
-	for (size_t i = 0; i < discard.n_closers; i++) {
-		struct closer *c = &discard.closer[i];
-		if (!c->since_ms || now - c->since_ms < PATIENCE_MS)
-			continue;
-		stuck++;
-		if (wake)
-			pthread_kill(c->thread, SIGURG);
-	}
-	return stuck;
 }
 
 /* In place, where there are no threads: the wait is switched off, as far as that holds. */
@@ -98,18 +127,28 @@ static void close_here(int fd)
 	close(fd);
 }
 
+/* Asked of the kernel alone: a file system in user space could keep even fstat(2) waiting. */
+static bool cannot_wait(int fd)
+{
+	struct statx st;
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
+		return false;
+	unsigned type = st.stx_mode & S_IFMT;
+	return type == S_IFIFO || !type;
+}
+
 bool fds_discard(int fd)
 {
-	if (!discard.n_closers) {
+	if (!discard.n_closers || cannot_wait(fd)) {
 		close_here(fd);
 		return true;
 	}
 	pthread_mutex_lock(&discard.lock);
-	stuck_wake(true);
 	bool room = discard.n < QUEUE_MAX;
 	if (room) {
 		discard.fd[discard.n++] = fd;
 		pthread_cond_signal(&discard.more);
+		pthread_cond_signal(&discard.watch);
 	}
 	pthread_mutex_unlock(&discard.lock);
 	return room;
@@ -130,7 +169,8 @@ bool discard_jammed(void)
 	if (!discard.n_closers)
 		return false;
 	pthread_mutex_lock(&discard.lock);
-	bool jammed = discard.n > QUEUE_MAX / 2 && stuck_wake(false) == discard.n_closers;
+	bool busy;
+	bool jammed = discard.n > QUEUE_MAX / 2 && stuck_wake(false, &busy) == discard.n_closers;
 	pthread_mutex_unlock(&discard.lock);
 	return jammed;
 }
