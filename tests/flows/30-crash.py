@@ -358,7 +358,11 @@ def test_nothing_leaks(w):
     for r in ("belayd", "guard", "enforce", "dispatcher"):
         # enforce keeps pidfds of the last callers, of whom it knows 256.
         assert d2[r] <= d[r] + 8 + 512 * (r == "enforce"), f"{r} leaks descriptors: {d[r]} became {d2[r]}"
-        assert m2[r] - m[r] <= 512 + runs / 10, f"{r} leaks memory: {m[r]} KiB became {m2[r]}"
+        # AddressSanitizer keeps freed memory in quarantine on purpose, so growth under it says nothing.
+        if "ASAN_OPTIONS" not in os.environ:
+            assert m2[r] - m[r] <= 512 + runs / 10, f"{r} leaks memory: {m[r]} KiB became {m2[r]}"
+    if "ASAN_OPTIONS" in os.environ:
+        raise Skip("descriptors do not leak; memory is not measured under AddressSanitizer")
 
 
 def test_belayd_killed(w):
