@@ -62,6 +62,9 @@ def nodes(w, names, tag):
             s = x.serve("redis-server", "--port", "6379", "--save", "", "--dir", x.tmp, "--bind", f"10.77.0.{i}", "--protected-mode", "no")
             wait_for("redis is up", lambda: "Ready to accept" in s.output() or s.poll() is not None)
             assert s.poll() is None, s.output()
+        # Which addresses are a node's is in its certificate: known when the link is up, not when `join` returns.
+        for x in worlds:
+            wait_for(f"links are up\n{x.tail()}", lambda: x.belay("node", "list").stdout.count(" up ") == len(names) - 1)
         yield worlds
     finally:
         for x in worlds[1:]:
