@@ -1,7 +1,7 @@
 /*
  * The node-to-node side of the guard, inside: remote.c holds who the nodes are and their links,
- * remote_open.c and remote_serve.c the two sides of a channel's opening, remote_node.c and
- * remote_list.c the verbs of `belay node`.
+ * remote_open.c and remote_serve.c the two sides of a channel's opening, remote_node.c,
+ * remote_invite.c, remote_join.c and remote_list.c the verbs of `belay node`.
  *
  * Trust: link says which node a message is from (its certificate's name and addresses); everything
  * in the message is that node's word about its own programs, and is refused when it speaks of
@@ -111,5 +111,5 @@ void remote_serves_drop(struct guard *g, struct remote_node *n);
 /* remote_list.c: `belay node list` */
 void remote_list(struct guard *g, uint64_t client);
 
-/* remote_node.c */
+/* remote_invite.c */
 void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m);

@@ -1,0 +1,213 @@
+/*
+ * Invitations (docs/protocol.md, 1), at the node that gives them. Input: the instance's
+ * administrator; a stranger's join request, whose token is compared in constant time and taken away
+ * at once.
+ *
+ * Of a token (token.h) only the hash of its secret is kept, in memory: a restart forgets
+ * invitations.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "crypto/random.h"
+#include "crypto/sha256.h"
+#include "guard/auditing.h"
+#include "guard/control.h"
+#include "guard/node_verb.h"
+#include "guard/pb.h"
+#include "registry/registry.h"
+#include "signer.pb-c.h"
+
+static void invited(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
+{
+	(void)fds, (void)n_fds;
+	struct node_verb *v = ctx;
+	const Belay__FromSigner *m = reply;
+	struct remote *r = g->remote;
+	uint64_t now = clock_mono_ms();
+	struct error e = ERROR_INIT;
+	/* What is over makes room; one name has one open invitation, the last. */
+	for (size_t i = 0; i < r->n_invites; i++)
+		if (r->invites[i].until_ms <= now || !strcmp(r->invites[i].node, v->name))
+			r->invites[i--] = r->invites[--r->n_invites];
+	if (error || m->error || m->data.len != 32 || r->n_invites >= REMOTE_INVITES_MAX) {
+		error = error ? error : m->error ? m->error : -ENOBUFS;
+		node_verb_fail(v, error, "invite", reply ? m->why : NULL);
+		return;
+	}
+	/* A node that was removed may be invited again under its name. */
+	int u = registry_unrevoke(g->registry, REVOKED_NODE, v->name, &e);
+	if (u < 0 && u != -ENOENT) {
+		node_verb_fail(v, u, "invite", e.text);
+		return;
+	}
+	struct invite *in = &r->invites[r->n_invites++];
+	*in = (struct invite){.until_ms = now + REMOTE_INVITE_MS, .n_addresses = v->n_addresses};
+	snprintf(in->node, sizeof(in->node), "%s", v->name);
+	memcpy(in->addresses, v->addresses, sizeof(in->addresses));
+	struct token t = {.to = r->listen};
+	char text[TOKEN_TEXT_MAX];
+	memcpy(t.ca_sha256, m->data.data, sizeof(t.ca_sha256));
+	random_bytes(t.secret, sizeof(t.secret));
+	snprintf(t.node, sizeof(t.node), "%s", v->name);
+	sha256_of(t.secret, sizeof(t.secret), in->hash);
+	token_format(&t, text);
+	if (auditing_admin(g, v->uid, "node-invite", v->name, 0) < 0) {
+		r->n_invites--;
+		node_verb_fail(v, -EIO, "invite", "the audit log cannot be written");
+	} else {
+		control_text(g, v->client, text);
+		node_verb_free(v);
+	}
+	secret_zero(&t, sizeof(t));
+	secret_zero(text, sizeof(text));
+}
+
+void node_verb_invite(struct node_verb *v, const Belay__NodeRequest *m)
+{
+	struct guard *g = v->guard;
+	if (!g->node[0]) {
+		node_verb_fail(
+			v, -ENOENT, "invite", "this instance is no node yet (try belay node init)");
+		return;
+	}
+	if (strcmp(m->name, g->node) == 0 || remote_node_find(g, m->name)) {
+		node_verb_fail(v, -EEXIST, "invite",
+			"that name is a node's already (try belay node remove)");
+		return;
+	}
+	if (node_names_parse(v, m) < 0) {
+		node_verb_free(v);
+		return;
+	}
+	Belay__SignerInvite o = BELAY__SIGNER_INVITE__INIT;
+	Belay__ToSigner out = BELAY__TO_SIGNER__INIT;
+	out.body_case = BELAY__TO_SIGNER__BODY_INVITE;
+	out.invite = &o;
+	int r = arrow_call(g, ROLE_SIGNER, &out.base, NULL, 0, 0, invited, v, NULL);
+	if (r < 0)
+		node_verb_fail(v, r, "ask the signer", NULL);
+}
+
+/* ---- a stranger with a token ---- */
+
+static void join_answer(
+	struct guard *g, uint64_t join, int error, const char *why, const Belay__FromSigner *m)
+{
+	struct remote *r = g->remote;
+	static Belay__LinkPeer peers[REMOTE_NODES_MAX + 1], *list[REMOTE_NODES_MAX + 1];
+	static Belay__Addr addrs[REMOTE_NODES_MAX + 1];
+	Belay__LinkJoinAnswer a = BELAY__LINK_JOIN_ANSWER__INIT;
+	Belay__ToLink out = BELAY__TO_LINK__INIT;
+	a.join = join;
+	a.error = error;
+	a.why = pb_text(why);
+	for (size_t i = 0; m && i <= r->n_nodes; i++) {
+		const struct remote_node *n = i < r->n_nodes ? r->nodes[i] : NULL;
+		const struct addr *at = n ? &n->link : &r->listen;
+		if (!at->ip_len)
+			continue;
+		belay__link_peer__init(&peers[a.n_peer]);
+		addrs[a.n_peer] = pb_addr(at);
+		peers[a.n_peer].node = n ? pb_text(n->name) : g->node;
+		peers[a.n_peer].address = &addrs[a.n_peer];
+		list[a.n_peer] = &peers[a.n_peer];
+		a.n_peer++;
+	}
+	a.peer = list;
+	if (m) {
+		a.cert_der = m->cert_der;
+		a.ca_der = m->ca_der;
+	}
+	out.body_case = BELAY__TO_LINK__BODY_JOIN_ANSWER;
+	out.join_answer = &a;
+	if (arrow_send(g, ROLE_LINK, &out.base, NULL, 0) < 0)
+		log_error("cannot answer a joining node");
+}
+
+static void join_signed(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
+{
+	(void)fds, (void)n_fds;
+	struct node_verb *v = ctx;
+	const Belay__FromSigner *m = reply;
+	struct error e = ERROR_INIT;
+	if (error || m->error) {
+		join_answer(g, v->join, error ? error : m->error,
+			error ? "the signer is away" : m->why, NULL);
+		node_verb_free(v);
+		return;
+	}
+	/* The list for the new node does not name itself: answered before it is entered. */
+	if (auditing_admin(g, 0, "node-join", v->name, 0) < 0) {
+		join_answer(g, v->join, -EIO, "the audit log cannot be written", NULL);
+		node_verb_free(v);
+		return;
+	}
+	join_answer(g, v->join, 0, "", m);
+	struct remote_node *n = remote_node_get(g, v->name);
+	if (n) {
+		memcpy(n->addresses, v->addresses, sizeof(n->addresses));
+		n->n_addresses = v->n_addresses;
+		n->link = v->listen;
+		if (remote_node_save(g, n, &e) < 0)
+			log_error("%s", e.text);
+		remote_tell_peers(g);
+	}
+	node_verb_free(v);
+}
+
+void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m)
+{
+	struct remote *r = g->remote;
+	struct invite in = {0};
+	uint8_t hash[32];
+	if (m->token.len == TOKEN_RANDOM) {
+		sha256_of(m->token.data, m->token.len, hash);
+		for (size_t i = 0; i < r->n_invites; i++) {
+			if (!secret_equal(hash, r->invites[i].hash, sizeof(hash)))
+				continue;
+			in = r->invites[i]; /* one use, whatever follows */
+			r->invites[i--] = r->invites[--r->n_invites];
+		}
+	}
+	struct node_verb *v =
+		in.node[0] && in.until_ms > clock_mono_ms() ? node_verb_new(g, 0) : NULL;
+	if (!v) {
+		log_peer("a join request with a wrong, used or expired token");
+		if (auditing_admin(g, 0, "node-refused", "wrong, used or expired token", -EACCES) <
+			0)
+			log_error("cannot log a refused join");
+		join_answer(g, m->join, -EACCES,
+			"the token is wrong, was used or has expired (ask for another invitation)",
+			NULL);
+		return;
+	}
+	v->join = m->join;
+	snprintf(v->name, sizeof(v->name), "%s", in.node);
+	memcpy(v->addresses, in.addresses, sizeof(v->addresses));
+	v->n_addresses = in.n_addresses;
+	if (pb_addr_read(m->listen, &v->listen) < 0)
+		v->listen = (struct addr){0};
+	char text[NODE_ADDRESSES_MAX][ADDR_TEXT_MAX], *list[NODE_ADDRESSES_MAX];
+	for (size_t i = 0; i < v->n_addresses; i++) {
+		addr_format(&v->addresses[i], false, text[i]);
+		list[i] = text[i];
+	}
+	Belay__SignerCsr o = BELAY__SIGNER_CSR__INIT;
+	Belay__ToSigner out = BELAY__TO_SIGNER__INIT;
+	o.csr_der = m->csr_der;
+	o.node = v->name;
+	o.n_addresses = v->n_addresses;
+	o.addresses = list;
+	out.body_case = BELAY__TO_SIGNER__BODY_CSR;
+	out.csr = &o;
+	if (arrow_call(g, ROLE_SIGNER, &out.base, NULL, 0, 0, join_signed, v, NULL) < 0) {
+		join_answer(g, v->join, -EAGAIN, "the signer is away", NULL);
+		node_verb_free(v);
+	}
+}
