@@ -76,14 +76,23 @@ void bind_end(struct guard *g, struct bind *b, const char *reason)
 	bind_drop(g, b);
 }
 
+struct addr bind_asked(const struct bind *b)
+{
+	struct addr a = b->addr;
+	if (b->chosen)
+		a.port = 0;
+	return a;
+}
+
 static void judge_one(struct guard *g, struct bind *b, const void *reason)
 {
 	struct verdict v;
 	judge_subject(g, &b->subject);
+	struct addr asked = bind_asked(b);
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
 		.transport = b->transport,
 		.from = b->subject,
-		.address = &b->addr};
+		.address = &asked};
 	decide_ask(g, &q, &v);
 	struct bind *other =
 		bind_conflict(g, b->transport, &b->addr, b->v6only, b->subject->principal);
@@ -196,13 +205,15 @@ static uint64_t socket_inode(int fd)
 }
 
 /* The entry of a decided bind, before its order. NULL: the job has been answered. */
-static struct bind *bind_enter(struct job *j, const struct verdict *v, const struct addr *a)
+static struct bind *bind_enter(
+	struct job *j, const struct verdict *v, const struct addr *a, bool chosen)
 {
 	struct guard *g = j->guard;
 	struct bind b = {.addr = *a,
 		.transport = j->transport,
 		.v6only = j->v6only,
 		.pending = true,
+		.chosen = chosen,
 		.inode = socket_inode(j->sock),
 		.tree = j->tree,
 		.pid = j->pid,
@@ -223,7 +234,7 @@ static struct bind *bind_enter(struct job *j, const struct verdict *v, const str
 static void bind_order(struct job *j, const struct verdict *v)
 {
 	struct guard *g = j->guard;
-	struct bind *b = bind_enter(j, v, &j->address);
+	struct bind *b = bind_enter(j, v, &j->address, !j->address.port);
 	if (!b)
 		return;
 	Belay__FabricBind o = BELAY__FABRIC_BIND__INIT;
@@ -242,14 +253,18 @@ static void bind_order(struct job *j, const struct verdict *v)
 	}
 }
 
-/* Decides a bind of j->caller to an address. False: the job has been answered. */
-static bool bind_decide(struct job *j, const struct addr *a, struct verdict *v)
+/*
+ * Decides a bind of j->caller to `asked`, whose port is 0 where the kernel chooses it; `a` is the
+ * address it has or will have. False: the job has been answered.
+ */
+static bool bind_decide(
+	struct job *j, const struct addr *asked, const struct addr *a, struct verdict *v)
 {
 	struct guard *g = j->guard;
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
 		.transport = j->transport,
 		.from = j->caller,
-		.address = a};
+		.address = asked};
 	decide_ask(g, &q, v);
 	struct bind *other =
 		v->allow ? bind_conflict(g, j->transport, a, j->v6only, j->caller->principal)
@@ -272,13 +287,14 @@ static bool bind_decide(struct job *j, const struct addr *a, struct verdict *v)
 }
 
 /*
- * A datagram socket bound to no address and no port in particular gets what it would get with its
- * first packet: that is not a right, and needs none. Nobody is sent to it, as it has no entry.
+ * Bound to no port in particular, a socket gets what it would get as it connects or sends: that is
+ * not a right, and needs none. Nobody is sent to it, as it has no entry; should it listen, that is
+ * judged as the bind. A datagram socket listens by being bound, so only one of no address either.
  */
 static bool bind_is_nothing(const struct job *j)
 {
-	return j->transport == BELAY__TRANSPORT__TRANSPORT_UDP && !j->address.port &&
-	       addr_is_any(&j->address);
+	return !j->address.port &&
+	       (j->transport == BELAY__TRANSPORT__TRANSPORT_TCP || addr_is_any(&j->address));
 }
 
 static void nothing_bound(
@@ -325,11 +341,11 @@ static void bind_caller_known(struct guard *g, void *ctx, int error, struct subj
 		return;
 	}
 	j->caller = subject_ref(s);
-	if (bind_is_nothing(j))
-		nothing_order(j);
-	else if (!guard_owns(g, &j->address))
+	if (!guard_owns(g, &j->address))
 		job_answer(j, -EADDRNOTAVAIL, NULL);
-	else if (bind_decide(j, &j->address, &v))
+	else if (bind_is_nothing(j))
+		nothing_order(j);
+	else if (bind_decide(j, &j->address, &j->address, &v))
 		bind_order(j, &v);
 }
 
@@ -423,14 +439,18 @@ static void listen_caller_known(struct guard *g, void *ctx, int error, struct su
 		job_refuse(j, &q, &v);
 		return;
 	}
-	/* Never bound: listen lets the kernel choose a port, on every address. Else the name it
-	 * has. */
-	struct addr any = {.ip_len = j->family == AF_INET6 ? 16 : 4};
+	/*
+	 * Never bound: listen lets the kernel choose a port, on every address. A name without an
+	 * entry has a port the kernel chose, too: it was bound to none in particular.
+	 */
+	struct addr any = {.ip_len = j->family == AF_INET6 ? 16 : 4}, asked;
 	if (j->address.port)
 		any = j->address;
-	if (!bind_decide(j, &any, &v))
+	asked = any;
+	asked.port = 0;
+	if (!bind_decide(j, &asked, &any, &v))
 		return;
-	b = bind_enter(j, &v, &any);
+	b = bind_enter(j, &v, &any, true);
 	if (b)
 		listen_order(j, b);
 }

@@ -26,6 +26,8 @@ struct bind *bind_at(
 /* The socket at that name is gone from the kernel. */
 void bind_socket_gone(struct guard *g, Belay__Transport transport, const struct addr *a,
 	uint64_t inode, bool listener);
+/* What is asked of the policy for it: its address, with port 0 where the kernel chose the port. */
+struct addr bind_asked(const struct bind *b);
 void bind_judge(struct guard *g, const char *reason);
 /* Orders the end of the socket and removes the entry; channels to it end too. */
 void bind_end(struct guard *g, struct bind *b, const char *reason);

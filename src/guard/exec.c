@@ -72,10 +72,11 @@ static void judge_bound(struct job *j, const struct inherited *i)
 			socket_destroy(g, i);
 		return;
 	}
+	struct addr asked = bind_asked(b);
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
 		.transport = b->transport,
 		.from = j->caller,
-		.address = &b->addr};
+		.address = &asked};
 	decide_ask(g, &q, &v);
 	int r = decide_record(g, &q, &v, j->tree);
 	if (!v.allow || r < 0) {

@@ -155,6 +155,7 @@ struct bind {
 	Belay__Transport transport;
 	bool v6only, listening, pending; /* pending: decided, the fabric has not done it yet */
 	bool unseen;                     /* restored, not yet confirmed by the fabric */
+	bool chosen;                     /* its port was the kernel's choice: judged as port 0 */
 	uint64_t inode, tree;
 	uint32_t pid;
 	struct subject *subject;

@@ -47,6 +47,7 @@ static int bind_load(struct guard *g, const Belay__StateBind *m, int slot)
 		.tree = m->tree,
 		.pid = m->pid,
 		.publish = m->publish,
+		.chosen = m->chosen,
 		.slot = slot};
 	if (pb_addr_read(m->addr, &b.addr) < 0 || !b.addr.ip_len)
 		return -EBADMSG;

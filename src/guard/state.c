@@ -136,6 +136,7 @@ int state_put_bind(struct guard *g, const struct bind *b)
 	s.subject = subject_fill(&subject, b->subject);
 	s.rule = pb_text(b->rule);
 	s.publish = b->publish;
+	s.chosen = b->chosen;
 	m.body_case = BELAY__STATE_RECORD__BODY_BIND;
 	m.bind = &s;
 	return put(g, &m);

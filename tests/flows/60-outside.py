@@ -291,10 +291,8 @@ def test_names(w):
             assert out == "41\n", out
             if shutil.which("dig"):
                 assert run("dig", "+short", "one.example") == "192.0.2.1\n"
-                w.enroll(shutil.which("dig"), "dig")   # over TCP it binds first, to a port the kernel chooses
-                w.policy(rules("name: dig, allow: bind, from: { program: dig }, port: 0"))
+                # Over TCP it binds first, to a port the kernel chooses.
                 assert run("dig", "+short", "+tcp", "one.example", "AAAA") == "2001:db8::1\n"
-                w.policy(rules(dns="true"))
         # A socket bound to nothing in particular first, as some resolver libraries do.
         cli.do("N = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); N.bind(('0.0.0.0', 0))")
         assert cli.do("N.getsockname()[1]") > 0 and cli.do(f"N.connect(({where!r}, 53))") is None
@@ -310,6 +308,39 @@ def test_names(w):
         ns.close()
     r = w.cmd(os.path.join(w.bin, "belayd"), "--dir", w.tmp + "/x", "--resolver", "name.example", check=False)
     assert r.returncode == 2 and "--resolver" in r.stderr, r
+
+
+# -- a port of the kernel's choice: nothing until somebody could be led there by it
+
+def test_a_port_the_kernel_chooses(w):
+    w.start()
+    srv_path, cli_path = program(w, "srv"), program(w, "cli")
+    bind = "name: listens, allow: bind, from: { program: srv }, port: 8101"
+    ask = "name: ask, allow: connect, from: { program: cli }, to: { program: [srv, cli] }"
+    w.policy(rules(bind, ask))
+    srv, cli = Agent(w, srv_path), Agent(w, cli_path)
+    srv.do("serve('127.0.0.1', 8101)")
+    for source in ("127.0.0.1", "0.0.0.0"):
+        n = cli.do(f"connect('127.0.0.1', 8101, {source!r})")
+        assert cli.do(f"ask({n})") == "hello" and cli.do(f"S[{n}].getsockname()") in srv.do("PEERS")
+        cli.do(f"close({n})")
+    assert cli.errno("connect('127.0.0.1', 8101, '192.0.2.1')") == errno.EADDRNOTAVAIL
+    # It may not listen there, neither before nor after it was connected; nobody is led to it.
+    cli.do("B = socket.socket(); B.bind(('127.0.0.1', 0)); P = B.getsockname()[1]")
+    assert cli.do("P") >= 32768 and cli.errno("B.listen()") == errno.EACCES
+    assert cli.errno(f"connect('127.0.0.1', {cli.do('P')})") == errno.ECONNREFUSED
+    cli.do("B.connect(('127.0.0.1', 8101))")
+    assert cli.do("ask(keep(B))") == "hello"
+    # With a rule it listens; the port is its own, and another program's listener cannot share it.
+    w.policy(rules(bind, ask, "name: any-port, allow: bind, from: { program: cli }, port: 0"))
+    port = cli.do("serve('127.0.0.1', 0)")
+    n = cli.do(f"connect('127.0.0.1', {port})")
+    assert cli.do(f"ask({n})") == "hello"
+    w.policy(rules(bind, ask, "name: any-port, allow: bind, from: { program: cli }, port: 0",
+                   f"name: that-port, allow: bind, from: {{ program: srv }}, port: {port}"))
+    share = ("[(s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1), s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1), "
+             "s.bind(('127.0.0.1', %d)), s.listen()) for s in [socket.socket()]]")
+    assert srv.errno(share % port) == errno.EADDRINUSE
 
 
 # -- datagrams
