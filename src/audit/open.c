@@ -21,8 +21,9 @@
 static int missing(struct error *e, const char *what)
 {
 	return error_set(e, -EUCLEAN,
-		"cannot open the audit log: %s (restore it from a copy, or move its directory "
-		"aside to begin a new log)",
+		"cannot open the audit log: %s (restore it from a copy; or, to begin a new log, "
+		"move its directory aside together with the signer's audit.key and audit.last, "
+		"beside it in state/signer)",
 		what);
 }
 

@@ -20,6 +20,7 @@
 #define BELAYD_GUARD_MEMORY (64ul << 20) /* sparse: pages come as the table fills */
 #define BELAYD_ENFORCE_MEMORY (1ul << 20)
 #define BELAYD_STOP_MS 2000 /* how long components may take to end by themselves */
+#define BELAYD_WATCHDOG_S 10
 #define BELAYD_EXEC_MS 5000 /* how long a child may take to become its executable */
 
 struct belayd;
@@ -42,6 +43,7 @@ struct child {
 	pid_t pid;
 	int pidfd;
 	uint64_t start_time, started_ms;
+	bool pinged;        /* in this round, and has not answered */
 	int dispatcher_end; /* our duplicate of the dispatcher's end, for its successor */
 	struct ipc_chan keep;
 	uv_poll_t *watch;
@@ -59,6 +61,12 @@ struct belayd {
 	struct addr resolvers[HERITAGE_RESOLVERS_MAX];
 	size_t n_resolvers;
 	int lock, dir;
+	uint32_t round;                     /* of the watch-dog */
+	uint64_t round_due_ms, watchdog_ms; /* 0: no round is on; it is off */
+	bool look_again;
+	uv_timer_t round_timer;
+	uv_poll_t asked; /* the control socket: somebody asks for something */
+	uv_signal_t sigchld;
 	struct ipc_chan dispatcher; /* start records to the dispatcher that lives now */
 	struct child child[_ROLE_N];
 };
@@ -89,6 +97,13 @@ int spawn_child(const struct belayd *b, const struct child *c, int dispatcher, i
 int children_init(struct belayd *b, int control, struct error *e) _must_check_;
 int child_start(struct child *c, struct error *e) _must_check_;
 void children_stop(struct belayd *b);
+void child_kill(struct child *c, int sig);
+
+/* watchdog.c: who lives but does nothing is replaced. */
+int watchdog_init(struct belayd *b, int control, struct error *e) _must_check_;
+void watchdog_look(struct belayd *b);
+int watchdog_pong(struct child *c, uint32_t round) _must_check_;
+void watchdog_stop(struct belayd *b);
 
 /* notify.c: tells the service manager, if there is one. */
 void notify_service(const char *state);

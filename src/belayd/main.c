@@ -21,7 +21,7 @@ enum { EXIT_START = 1, EXIT_USAGE = 2, EXIT_BUSY = 3 };
 static void usage(FILE *f)
 {
 	fputs("usage: belayd [--dir DIR] [--uid-base N] [--resolver IP[:PORT]]...\n"
-	      "              [--without ROLE]... [--foreground]\n"
+	      "              [--without ROLE]... [--watchdog SECONDS] [--foreground]\n"
 	      "Starts a Belay instance and keeps it running: the host's as root, else your own.\n"
 	      "  --dir DIR       the instance's directory (default: /run/belay with state in\n"
 	      "                  /var/lib/belay as root, else ~/.local/state/belay)\n"
@@ -30,6 +30,9 @@ static void usage(FILE *f)
 	      "instead\n"
 	      "                  of those in /etc/resolv.conf\n"
 	      "  --without ROLE  do not start this component (to look for a fault)\n"
+	      "  --watchdog SECONDS  a component that lives and does nothing for so long is "
+	      "replaced\n"
+	      "                  (default 10; 0: never, to look at one with a debugger)\n"
 	      "  --foreground    stay in the foreground; always so\n"
 	      "  --version, --help\n"
 	      "Exit status: 0 ended in order, 1 could not start, 2 wrong usage, 3 already "
@@ -48,6 +51,19 @@ static int parse_uid_base(struct belayd *b, const char *text)
 		return EXIT_USAGE;
 	}
 	b->uid_base = (uid_t)n;
+	return -1;
+}
+
+static int parse_watchdog(struct belayd *b, const char *text)
+{
+	char *end;
+	errno = 0;
+	unsigned long n = strtoul(text, &end, 10);
+	if (errno || *end || end == text || n > 3600) {
+		fprintf(stderr, "belayd: --watchdog must be a number of seconds up to 3600\n");
+		return EXIT_USAGE;
+	}
+	b->watchdog_ms = n * 1000;
 	return -1;
 }
 
@@ -107,7 +123,8 @@ static int parse(struct belayd *b, int argc, char **argv)
 	static const struct option options[] = {{"dir", required_argument, NULL, 'd'},
 		{"uid-base", required_argument, NULL, 'u'},
 		{"resolver", required_argument, NULL, 'r'},
-		{"without", required_argument, NULL, 'w'}, {"foreground", no_argument, NULL, 'f'},
+		{"without", required_argument, NULL, 'w'},
+		{"watchdog", required_argument, NULL, 't'}, {"foreground", no_argument, NULL, 'f'},
 		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'v'}, {0}};
 	int o, r = -1;
 	while (r < 0 && (o = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -120,6 +137,9 @@ static int parse(struct belayd *b, int argc, char **argv)
 			break;
 		case 'w':
 			r = parse_without(b, optarg);
+			break;
+		case 't':
+			r = parse_watchdog(b, optarg);
 			break;
 		case 'r':
 			r = parse_resolver(b, optarg);
@@ -215,7 +235,10 @@ static int belayd_run(struct belayd *b, struct error *e)
 
 int main(int argc, char **argv)
 {
-	static struct belayd b = {.lock = -1, .dir = -1, .uid_base = BELAYD_UID_BASE};
+	static struct belayd b = {.lock = -1,
+		.dir = -1,
+		.uid_base = BELAYD_UID_BASE,
+		.watchdog_ms = BELAYD_WATCHDOG_S * 1000};
 	for (int i = 1; i < _ROLE_N; i++)
 		b.child[i] = (struct child){.belayd = &b,
 			.role = (enum role)i,

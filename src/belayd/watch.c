@@ -24,7 +24,7 @@ static struct child *dispatcher(struct belayd *b)
 	return &b->child[ROLE_DISPATCHER];
 }
 
-static void child_kill(struct child *c, int sig)
+void child_kill(struct child *c, int sig)
 {
 	if (c->pid)
 		syscall(SYS_pidfd_send_signal, c->pidfd, sig, NULL, 0);
@@ -72,10 +72,12 @@ static void tell_ended(struct child *c, const char *how)
 static int take_reject(struct child *c, const Belay__Reject *m)
 {
 	enum role role = role_from_number(m->role);
-	if (c->role != ROLE_DISPATCHER || role == ROLE_NONE || role == ROLE_DISPATCHER)
+	if ((c->role != ROLE_DISPATCHER && c->role != ROLE_GUARD) || role == ROLE_NONE ||
+		role == ROLE_DISPATCHER || role == c->role)
 		return -EBADMSG;
 	struct child *other = &c->belayd->child[role];
-	log_warn("the dispatcher rejects %s %d: %s", role_name(role), other->pid, m->why);
+	log_warn("the %s rejects %s, start %u: %s", role_name(c->role), role_name(role),
+		m->generation, m->why);
 	if (other->generation == m->generation)
 		child_kill(other, SIGKILL);
 	return 0;
@@ -95,6 +97,11 @@ static int take_message(struct child *c, const Belay__ToBelayd *m, int *fds, siz
 		return 0;
 	case BELAY__TO_BELAYD__BODY_REJECT:
 		return n_fds ? -EBADMSG : take_reject(c, m->reject);
+	case BELAY__TO_BELAYD__BODY_PONG:
+		return n_fds ? -EBADMSG : watchdog_pong(c, m->pong->round);
+	case BELAY__TO_BELAYD__BODY_LOOK:
+		watchdog_look(c->belayd);
+		return n_fds ? -EBADMSG : 0;
 	default:
 		return -EBADMSG;
 	}
@@ -167,6 +174,7 @@ static void child_forget(struct child *c)
 		close(c->pidfd);
 	c->dispatcher_end = c->pidfd = -1;
 	c->pid = 0;
+	c->pinged = false;
 }
 
 static void on_timer(uv_timer_t *t);
@@ -318,6 +326,8 @@ int children_init(struct belayd *b, int control, struct error *e)
 	if (r < 0)
 		return error_errno(e, r, "cannot keep the control socket");
 	r = make_memories(b, e);
+	if (!r)
+		r = watchdog_init(b, control, e);
 	for (int i = 1; !r && i < _ROLE_N; i++) {
 		struct child *c = &b->child[i];
 		if (!c->wanted)
@@ -347,6 +357,7 @@ void children_stop(struct belayd *b)
 	if (b->stopping)
 		return;
 	b->stopping = true;
+	watchdog_stop(b);
 	ipc_chan_deinit(&b->dispatcher);
 	for (int i = 1; i < _ROLE_N; i++) {
 		struct child *c = &b->child[i];

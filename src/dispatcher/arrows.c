@@ -46,15 +46,8 @@ int arrows_open(struct dispatcher *d, struct error *e)
 
 void peer_reject(struct dispatcher *d, enum role role, uint32_t generation, const char *why)
 {
-	Belay__ToBelayd m = BELAY__TO_BELAYD__INIT;
-	Belay__Reject reject = BELAY__REJECT__INIT;
 	log_error("%s, start %u: %s", role_name(role), generation, why);
-	reject.role = role;
-	reject.generation = generation;
-	reject.why = (char *)(uintptr_t)why;
-	m.body_case = BELAY__TO_BELAYD__BODY_REJECT;
-	m.reject = &reject;
-	if (ipc_send(&d->component.belayd, &m.base, NULL, 0) < 0)
+	if (component_reject(&d->component, role, generation, why) < 0)
 		log_error("belayd does not answer");
 	ipc_chan_deinit(&d->peer[role].chan);
 }

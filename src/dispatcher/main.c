@@ -14,17 +14,6 @@
 
 /* ---- what components say ---- */
 
-/* An arrow carried what it must not: the component at its other end is ended and started anew. */
-static int guard_distrusts(struct dispatcher *d, const Belay__Distrust *m)
-{
-	enum role role = role_from_number(m->role);
-	if (role == ROLE_NONE || role == ROLE_DISPATCHER || role == ROLE_GUARD)
-		return -EBADMSG;
-	if (ipc_chan_open(&d->peer[role].chan))
-		peer_reject(d, role, d->peer[role].generation, m->why);
-	return 0;
-}
-
 static int guard_order(struct dispatcher *d, const Belay__FromComponent *m)
 {
 	switch (m->body_case) {
@@ -35,8 +24,6 @@ static int guard_order(struct dispatcher *d, const Belay__FromComponent *m)
 		return 0;
 	case BELAY__FROM_COMPONENT__BODY_LISTEN:
 		return listeners_listen(d, m->listen);
-	case BELAY__FROM_COMPONENT__BODY_DISTRUST:
-		return guard_distrusts(d, m->distrust);
 	default:
 		return -EBADMSG;
 	}

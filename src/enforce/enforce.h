@@ -140,7 +140,7 @@ struct enforce {
 	LIST_HEAD(, tree) trees;
 	uint32_t n_trees;
 	uint32_t waiting; /* requests in a WAIT or ASKED state */
-	uint64_t questions;
+	uint64_t questions, looked_ms;
 	int ready; /* epoll of sockets of programs: uv_poll would change their flags */
 	uv_poll_t ready_poll;
 	uv_timer_t tick;

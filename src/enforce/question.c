@@ -238,6 +238,10 @@ static void request_tick(struct enforce *e, struct request *r, uint64_t now)
 {
 	switch (r->state) {
 	case REQUEST_ASKED:
+		if (now - r->since_ms > GUARD_WAIT_MS && now - e->looked_ms > GUARD_WAIT_MS) {
+			e->looked_ms = now; /* alive it may be, and wait for somebody itself */
+			component_look(e->c);
+		}
 		if (now - r->since_ms > ANSWER_WAIT_MS) {
 			tree_notice(r->tree,
 				"refused: the instance does not answer (try `belay status`)");

@@ -24,6 +24,7 @@
 
 #include "base/discard.h"
 #include "base/fds.h"
+#include "ipc/component.h"
 
 #define CACHE 256
 #define PIDFD_THREAD_ O_EXCL
@@ -237,7 +238,8 @@ bool target_sockets(pid_t pid, bool (*fn)(void *ctx, int fd), void *ctx)
 	if (!d)
 		return numbers_walk(pid, fn, ctx);
 	bool all = list_walk(d, pid, fn, ctx);
-	setfsuid(geteuid());
+	if ((uid_t)setfsuid(geteuid()) != geteuid())
+		component_tie();
 	closedir(d);
 	return all;
 }

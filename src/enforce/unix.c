@@ -81,6 +81,7 @@ static void actor_reset(const struct actor *a)
 		log_error("cannot go back to this process's own permissions");
 		_exit(1); /* never serve the next caller with this one's */
 	}
+	component_tie();
 }
 
 /* ---- finding the file ---- */

@@ -26,6 +26,7 @@ struct auditing {
 	struct audit_log *log;
 	char origin[AUDIT_ORIGIN_MAX];
 	bool key_known, broken;
+	uint64_t left;      /* entries a predecessor had not sealed, until that is logged */
 	uint64_t sealed_to; /* entries of the checkpoint under way */
 	struct {
 		uint64_t client, size;
@@ -61,7 +62,9 @@ int auditing_init(struct guard *g, struct error *e)
 		return error_errno(e, -ENOMEM, "cannot open the audit log");
 	g->auditing->timer.data = g;
 	uv_timer_init(&g->component.loop, &g->auditing->timer);
-	return audit_open(dir, &g->auditing->log, e);
+	int r = audit_open(dir, &g->auditing->log, e);
+	g->auditing->left = r < 0 ? 0 : audit_unsealed(g->auditing->log);
+	return r;
 }
 
 static void timer_closed(uv_handle_t *h)
@@ -220,11 +223,11 @@ static void key_told(
 	}
 	snprintf(a->origin, sizeof(a->origin), "%s", m->audit_key_name);
 	a->key_known = true;
-	if (audit_unsealed(a->log)) {
-		struct audit_record r = {
-			.type = AUDIT_CHECKPOINT_RESUME, .count = audit_unsealed(a->log)};
+	if (a->left) {
+		struct audit_record r = {.type = AUDIT_CHECKPOINT_RESUME, .count = a->left};
 		if (record(g, &r) < 0)
 			log_error("cannot log the resumption of checkpoints");
+		a->left = 0;
 	}
 	timer_arm(g);
 }

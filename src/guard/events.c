@@ -151,13 +151,8 @@ void guard_addresses_changed(struct guard *g)
 
 void guard_distrust(struct guard *g, enum role role, const char *why)
 {
-	Belay__Distrust d = BELAY__DISTRUST__INIT;
-	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
-	d.role = role;
-	d.why = pb_text(why);
-	m.body_case = BELAY__FROM_COMPONENT__BODY_DISTRUST;
-	m.distrust = &d;
-	if (ipc_send(&g->component.dispatcher, &m.base, NULL, 0) < 0)
+	/* To belayd, who does not die: whoever else is told may be killed before it acts. */
+	if (component_reject(&g->component, role, g->component.peer[role], why) < 0)
 		log_error("cannot have %s replaced", role_name(role));
 }
 

@@ -233,6 +233,7 @@ static void give_timeout(uv_timer_t *timer)
 			more = true;
 			continue;
 		}
+		component_look(&g->component);
 		if (t->client)
 			control_error(g, t->client, -EAGAIN,
 				"the instance is restarting a part of itself (try again)");

@@ -111,6 +111,7 @@ static int take_arrow(struct component *c, const Belay__Arrow *a, int *fds, size
 		check_socket(fds[0]) < 0 || !c->ops->on_arrow)
 		return -EBADMSG;
 	log_info("arrow to %s %u, its start %u", role_name(peer), a->pid, a->generation);
+	c->peer[peer] = a->generation;
 	return c->ops->on_arrow(c, peer, take_fd(&fds[0]));
 }
 
@@ -164,12 +165,23 @@ static void dispatcher_closed(struct ipc_chan *chan, int reason)
 	uv_stop(&c->loop);
 }
 
-/* belayd never writes here: any byte is a surprise. */
+/* belayd asks one thing: whether this loop still turns. */
 static int belayd_message(
 	struct ipc_chan *chan, const uint8_t *buf, size_t len, int *fds, size_t n_fds)
 {
-	(void)chan, (void)buf, (void)len, (void)fds, (void)n_fds;
-	return -EBADMSG;
+	Belay__FromBelayd *m = ipc_unpack(&belay__from_belayd__descriptor, buf, len);
+	Belay__ToBelayd reply = BELAY__TO_BELAYD__INIT;
+	Belay__Pong pong = BELAY__PONG__INIT;
+	int r = -EBADMSG;
+	(void)fds;
+	if (m && m->body_case == BELAY__FROM_BELAYD__BODY_PING && !n_fds) {
+		pong.round = m->ping->round;
+		reply.body_case = BELAY__TO_BELAYD__BODY_PONG;
+		reply.pong = &pong;
+		r = ipc_send(chan, &reply.base, NULL, 0);
+	}
+	ipc_free(m);
+	return r;
 }
 
 /* ---- life ---- */
@@ -210,8 +222,15 @@ int component_open(struct component *c, int argc, char **argv, const struct comp
 	return r;
 }
 
+/* A stopped or hung process does not see its sockets close. */
+void component_tie(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+}
+
 int component_run(struct component *c)
 {
+	component_tie();
 	uv_run(&c->loop, UV_RUN_DEFAULT);
 	return c->failed ? 1 : 0;
 }
@@ -241,4 +260,26 @@ int component_kept(struct component *c, const char *name)
 		if (!strcmp(c->heritage.kept[i].name, name))
 			return take_fd(&c->heritage.kept[i].fd);
 	return -1;
+}
+
+int component_reject(struct component *c, enum role role, uint32_t generation, const char *why)
+{
+	Belay__ToBelayd m = BELAY__TO_BELAYD__INIT;
+	Belay__Reject reject = BELAY__REJECT__INIT;
+	reject.role = role;
+	reject.generation = generation;
+	reject.why = (char *)(uintptr_t)why;
+	m.body_case = BELAY__TO_BELAYD__BODY_REJECT;
+	m.reject = &reject;
+	return ipc_send(&c->belayd, &m.base, NULL, 0);
+}
+
+void component_look(struct component *c)
+{
+	Belay__ToBelayd m = BELAY__TO_BELAYD__INIT;
+	Belay__Look look = BELAY__LOOK__INIT;
+	m.body_case = BELAY__TO_BELAYD__BODY_LOOK;
+	m.look = &look;
+	if (ipc_send(&c->belayd, &m.base, NULL, 0) < 0)
+		log_error("belayd does not answer");
 }

@@ -43,7 +43,8 @@ struct component {
 	struct ipc_chan belayd;
 	const struct component_ops *ops;
 	void *data;
-	bool failed; /* ended by a surprise, not by the instance: exit status 1 */
+	uint32_t peer[_ROLE_N]; /* generation at the other end of the newest arrow to each role */
+	bool failed;            /* ended by a surprise, not by the instance: exit status 1 */
 };
 
 /* Parses the heritage, starts log and loop, makes the process non-dumpable, no core, no new
@@ -52,8 +53,16 @@ int component_open(struct component *c, int argc, char **argv, const struct comp
 	void *data, struct error *e) _must_check_;
 /* Serves until the dispatcher goes. Call after the sandbox is entered. Return: exit status. */
 int component_run(struct component *c);
+/* The kernel ends this process with belayd; again after each change of ids, which undoes it. */
+void component_tie(void);
 /* Gives belayd a duplicate of fd under name (replacing) for this role's successors, or drops it (fd
  * -1). */
 int component_keep(struct component *c, const char *name, int fd) _must_check_;
 /* Takes the kept descriptor of that name out of the heritage; -1 if there is none. */
 int component_kept(struct component *c, const char *name);
+/* Has belayd end that start of a component, and only that: it surprised us. Dispatcher and guard.
+ */
+int component_reject(
+	struct component *c, enum role role, uint32_t generation, const char *why) _must_check_;
+/* Somebody keeps us waiting for longer than is good: belayd asks all whether they live. */
+void component_look(struct component *c);

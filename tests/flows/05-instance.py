@@ -214,6 +214,24 @@ def test_surprise(i, sig, what):
     ok(f"a component that {what} is ended and replaced", bool(now), open(i.log).read())
 
 
+def test_rejected(i):
+    """The guard's word that a component surprised it needs no dispatcher to be heard."""
+    before = i.wait(complete, 8)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect(os.path.join(i.dir, "control"))
+        s.send(b"?")
+        s.recv(4096)
+        os.kill(i.pid("dispatcher"), signal.SIGSTOP)
+        s.send(b"reject conn")
+        end = time.monotonic() + 3
+        while i.pid("conn") == before["conn"] and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(i.pid("dispatcher"), signal.SIGKILL)
+    now = i.wait(lambda n: complete(n) and n["conn"] != before["conn"], 8)
+    ok("a component the guard rejects while the dispatcher is away is replaced", bool(now) and i.pid("conn") == now["conn"], open(i.log).read())
+    ok("and only that one", bool(now) and all(now[r] == before[r] for r in now if r != "conn"), f"{before} {now}")
+
+
 def test_kept(i):
     log = open(i.log).read()
     ok("a successor finds what its predecessor gave to belayd", "kept by predecessors: 2000\n" in log, log[-2000:])
@@ -253,6 +271,7 @@ def run(top, belayd, uid):
         test_kept(i)
         test_listeners(i)
         test_storm(i)
+        test_rejected(i)
         test_surprise(i, signal.SIGUSR1, "gives the dispatcher orders")
         test_surprise(i, signal.SIGUSR2, "has belayd keep what it may not")
     test_end(i)

@@ -110,6 +110,11 @@ static int on_control(struct ipc_chan *chan, const uint8_t *buf, size_t len, int
 	if (sscanf(text, "listen %63s", address) == 1)
 		return order_listen(address);
 	t.asked = NULL;
+	if (sscanf(text, "reject %63s", address) == 1) {
+		enum role role = role_parse(address);
+		return component_reject(
+			&t.component, role, t.component.peer[role], "a test wants it");
+	}
 	if (sscanf(text, "unpublish %u", &id) == 1) {
 		int r = order_unpublish(id);
 		usleep(50000); /* the dispatcher does not answer this one */
