@@ -23,8 +23,8 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
-#define AUDIT_SEAL_MS 200      /* a first unsealed entry waits at most this long for a checkpoint */
-#define AUDIT_SEAL_ENTRIES 256 /* or until so many are unsealed */
+#define AUDIT_SEAL_MS 200 /* a first unsealed entry waits at most this long for a checkpoint */
+#define AUDIT_SEAL_ENTRIES 4096 /* or until so many are unsealed */
 #define AUDIT_ROOT_LEN 32
 #define AUDIT_NOTE_MAX 1024
 #define AUDIT_ORIGIN_MAX 128

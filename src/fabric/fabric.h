@@ -38,6 +38,7 @@ struct fabric {
 	struct diag diag;
 	struct dns dns;
 	uv_poll_t events;
+	uv_timer_t rest;   /* while it runs, ends of sockets are left lying (ends.c) */
 	uv_timer_t expire; /* runs while TCP grants are installed */
 	bool configured;
 	struct addr addresses[FABRIC_ADDRESSES_MAX];
@@ -65,7 +66,20 @@ int fabric_order(struct fabric *f, const Belay__ToFabric *m, int *fds, size_t n_
 int fabric_stats(struct fabric *f, uint64_t id, const Belay__FabricStats *m) _must_check_;
 int fabric_dump(struct fabric *f, uint64_t id) _must_check_;
 int fabric_destroy(struct fabric *f, const Belay__FabricDestroy *m) _must_check_;
+
+/* One flow of a message and the storage its pointers point to. */
+struct flow {
+	Belay__FabricFlow m;
+	Belay__Addr ma, mb;
+	struct addr a, b;
+};
+void flow_from_sock(struct flow *w, const struct diag_sock *s);
+
+/* ---- ends.c ---- */
+
 int fabric_watch(struct fabric *f) _must_check_;
+/* Tells what ended up to now. False: nothing did. */
+bool fabric_ends(struct fabric *f);
 
 /* ---- between messages and addresses ---- */
 

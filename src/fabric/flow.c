@@ -1,7 +1,6 @@
 /*
- * Flows of the fabric: counting, listing, ending, and the news of their ends (fabric.h). All facts
- * are the kernel's. Byte counts are taken from what each end *sent*, which is exact, where both
- * ends are here.
+ * Flows of the fabric: counting, listing, ending (fabric.h). All facts are the kernel's. Byte
+ * counts are taken from what each end *sent*, which is exact, where both ends are here.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,14 +11,6 @@
 
 #define STATS_SINGLE 16 /* up to this many flows are asked for one by one, more by one dump */
 #define DESTROY_MAX 256 /* sockets one order may end: listeners sharing a port */
-#define EVENTS_TURN 64  /* messages read in one turn of the loop */
-
-/* One flow of a message and the storage its pointers point to. */
-struct flow {
-	Belay__FabricFlow m;
-	Belay__Addr ma, mb;
-	struct addr a, b;
-};
 
 static void flow_write(struct flow *w, const struct addr *a, const struct addr *b, bool udp)
 {
@@ -35,7 +26,7 @@ static void flow_write(struct flow *w, const struct addr *a, const struct addr *
 	w->m.transport = udp ? BELAY__TRANSPORT__TRANSPORT_UDP : BELAY__TRANSPORT__TRANSPORT_TCP;
 }
 
-static void flow_from_sock(struct flow *w, const struct diag_sock *s)
+void flow_from_sock(struct flow *w, const struct diag_sock *s)
 {
 	flow_write(w, &s->local, &s->peer, s->udp);
 	w->m.bytes_a_to_b = s->sent;
@@ -223,7 +214,7 @@ static void wants_free(struct wants *w)
 	free(w->by[1]);
 }
 
-/* Flows that are gone are left out of the answer. */
+/* Flows that are gone are left out of the answer. Of none: what ended is told before it. */
 int fabric_stats(struct fabric *f, uint64_t id, const Belay__FabricStats *m)
 {
 	_cleanup_free_ struct list *l = calloc(1, sizeof(*l));
@@ -237,6 +228,8 @@ int fabric_stats(struct fabric *f, uint64_t id, const Belay__FabricStats *m)
 		if (fabric_addr_read(m->flows[i]->a, &w.v[i].a) < 0 ||
 			fabric_addr_read(m->flows[i]->b, &w.v[i].b) < 0)
 			return -EBADMSG;
+	if (!w.n)
+		(void)fabric_ends(f);
 	int r = w.n <= STATS_SINGLE ? wants_singly(f, &w) : wants_by_dump(f, &w);
 	if (r < 0)
 		return r;
@@ -312,63 +305,4 @@ int fabric_destroy(struct fabric *f, const Belay__FabricDestroy *m)
 			r = x;
 	}
 	return d->n ? r : -ENOENT;
-}
-
-/* ---- ends ---- */
-
-static int closed_sock(const struct diag_sock *s, void *data)
-{
-	struct fabric *f = data;
-	struct flow flow;
-	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
-	Belay__FabricClosed c = BELAY__FABRIC_CLOSED__INIT;
-	if (!s->local.port || !f->configured)
-		return 0; /* never had a name, or nobody to tell: a new guard takes a dump */
-	flow_from_sock(&flow, s);
-	c.flow = &flow.m;
-	c.listener = !s->peer.ip_len;
-	c.transport = flow.m.transport;
-	m.closed = &c;
-	f->send(f->data, &m, NULL, 0);
-	return 0;
-}
-
-static void events_lost(struct fabric *f)
-{
-	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
-	m.overrun = true;
-	log_peer("more sockets closed at once than could be followed");
-	if (f->configured)
-		f->send(f->data, &m, NULL, 0);
-}
-
-static void events_ready(uv_poll_t *p, int status, int events)
-{
-	struct fabric *f = p->data;
-	int r = 0;
-	bool lost = false;
-	(void)events;
-	for (int i = 0; i < EVENTS_TURN && r >= 0; i++) {
-		r = diag_events(&f->diag, closed_sock, f);
-		lost = lost || r == -ENOBUFS;
-		r = r == -ENOBUFS ? 0 : r;
-	}
-	if (lost)
-		events_lost(f);
-	if (r < 0 && r != -EAGAIN) {
-		/* Channels would never end: better a successor that looks anew. */
-		log_error("cannot follow the ends of sockets: %s", strerror(-r));
-		uv_stop(f->loop);
-		return;
-	}
-	/* An overrun is an error of the socket, at which libuv stops looking. */
-	if (status < 0)
-		uv_poll_start(p, UV_READABLE, events_ready);
-}
-
-int fabric_watch(struct fabric *f)
-{
-	int r = uv_poll_init(f->loop, &f->events, netlink_fd(&f->diag.events));
-	f->events.data = f;
-	return r < 0 ? r : uv_poll_start(&f->events, UV_READABLE, events_ready);
 }

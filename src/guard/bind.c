@@ -269,6 +269,9 @@ static bool bind_decide(
 	struct bind *other =
 		v->allow ? bind_conflict(g, j->transport, a, j->v6only, j->caller->principal)
 			 : NULL;
+	if (other && job_settle(j, j->call == BELAY__QUESTION__CALL__CALL_BIND ? bind_start
+									       : listen_start))
+		return false;
 	if (other) {
 		verdict_deny(v, "the port is %.64s's", subject_name(other->subject));
 		if (decide_record(g, &q, v, j->tree) < 0)

@@ -89,7 +89,10 @@ static bool admit(struct job *j, const struct endpoint_question *q)
 {
 	struct guard *g = j->guard;
 	struct verdict *v = &j->verdict;
+	bool allowed = v->allow;
 	seat_take(g, v, &j->seat);
+	if (allowed && !v->allow && job_settle(j, connect_start))
+		return false;
 	if (!v->allow) {
 		job_refuse(j, q, v);
 		return false;

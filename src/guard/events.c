@@ -28,26 +28,32 @@ static int no_event(struct guard *g, const void *message, int *fds, size_t n_fds
 	return -EBADMSG;
 }
 
-static int fabric_event(struct guard *g, const void *message, int *fds, size_t n_fds)
+static int socket_closed(struct guard *g, const Belay__FabricClosed *c)
 {
-	(void)fds;
-	const Belay__FromFabric *m = message;
-	if (m->overrun && !m->id && !n_fds && !m->closed) {
-		restore_again(g);
-		return 0;
-	}
-	if (m->id || n_fds || !m->closed || !m->closed->flow)
-		return -EBADMSG;
-	Belay__Transport transport = m->closed->transport;
-	const Belay__FabricFlow *f = m->closed->flow;
+	Belay__Transport transport = c->transport;
+	const Belay__FabricFlow *f = c->flow;
 	struct addr a, b;
-	if (pb_addr_read(f->a, &a) < 0 || pb_addr_read(f->b, &b) < 0 || !a.ip_len)
+	if (!f || pb_addr_read(f->a, &a) < 0 || pb_addr_read(f->b, &b) < 0 || !a.ip_len)
 		return -EBADMSG;
 	if (b.ip_len && transport == BELAY__TRANSPORT__TRANSPORT_TCP)
 		channel_socket_gone(g, &a, &b, f->bytes_a_to_b, f->bytes_b_to_a);
 	/* Of an entry whose socket was bound before it connected, too. */
-	bind_socket_gone(g, transport, &a, f->inode, m->closed->listener);
+	bind_socket_gone(g, transport, &a, f->inode, c->listener);
 	return 0;
+}
+
+static int fabric_event(struct guard *g, const void *message, int *fds, size_t n_fds)
+{
+	(void)fds;
+	const Belay__FromFabric *m = message;
+	if (m->id || n_fds || m->overrun == (m->n_closed > 0))
+		return -EBADMSG;
+	if (m->overrun)
+		restore_again(g);
+	int r = 0;
+	for (size_t i = 0; i < m->n_closed && r == 0; i++)
+		r = socket_closed(g, m->closed[i]);
+	return r;
 }
 
 static int conn_closed(struct guard *g, const Belay__ConnClosed *m)

@@ -251,6 +251,8 @@ struct job {
 	struct bind *bind;         /* an order on it is out; NULL when it ended meanwhile */
 	struct bind_seen seen;     /* connect, datagram: the listener whose program is looked at */
 	struct exec_question *exec;
+	void (*again)(struct job *j); /* job_settle() */
+	bool settled;
 	uint32_t mark;
 	uint64_t started_ns;
 	void *remote; /* remote.c's */
@@ -259,6 +261,11 @@ struct job {
 /* Ends the job with errno for the program (0 or negative). notice NULL or one line for its stderr.
  */
 void job_answer(struct job *j, int error, const char *notice);
+/*
+ * Before a refusal because of what others hold: the fabric may not have told yet that they let go.
+ * It is asked to, then the job begins anew at `start`. False: that has been done, or cannot be.
+ */
+bool job_settle(struct job *j, void (*start)(struct job *j));
 /* The usual refusal: recorded, EACCES, `belay: refused …`. */
 void job_refuse(struct job *j, const struct endpoint_question *q, const struct verdict *v);
 

@@ -143,6 +143,32 @@ void job_refuse(struct job *j, const struct endpoint_question *q, const struct v
 	job_answer(j, -EACCES, notice);
 }
 
+static void settled(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
+{
+	(void)g, (void)error, (void)reply, (void)fds, (void)n_fds;
+	struct job *j = ctx;
+	j->pending = NULL;
+	subject_unref(j->caller);
+	subject_unref(j->listener);
+	j->caller = j->listener = NULL;
+	j->again(j);
+}
+
+bool job_settle(struct job *j, void (*start)(struct job *j))
+{
+	Belay__FabricStats s = BELAY__FABRIC_STATS__INIT;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	if (j->settled)
+		return false;
+	j->settled = true;
+	j->again = start;
+	m.body_case = BELAY__TO_FABRIC__BODY_STATS;
+	m.stats = &s;
+	return arrow_call(j->guard, ROLE_FABRIC, &m.base, NULL, 0, CALL_RESEND, settled, j,
+		       &j->pending) == 0;
+}
+
 /* ---- the question ---- */
 
 struct call_shape {

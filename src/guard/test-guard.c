@@ -23,6 +23,14 @@
 
 /* ---- scenarios ---- */
 
+static void say_closed(Belay__FabricClosed *c)
+{
+	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
+	m.closed = &c;
+	m.n_closed = 1;
+	say(w->fabric, &m);
+}
+
 static void test_a_connection_from_question_to_end(void **state)
 {
 	(void)state;
@@ -34,7 +42,6 @@ static void test_a_connection_from_question_to_end(void **state)
 	assert_string_equal(subject_name(c->from), "client");
 	assert_string_equal(subject_name(c->to), "server");
 	/* The fabric says it is gone. */
-	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
 	Belay__FabricClosed closed = BELAY__FABRIC_CLOSED__INIT;
 	Belay__FabricFlow f = BELAY__FABRIC_FLOW__INIT;
 	Belay__Addr a = pb_addr(&c->a), b = pb_addr(&c->b);
@@ -42,8 +49,7 @@ static void test_a_connection_from_question_to_end(void **state)
 	f.b = &b;
 	f.bytes_a_to_b = 5;
 	closed.flow = &f;
-	m.closed = &closed;
-	say(w->fabric, &m);
+	say_closed(&closed);
 	assert_int_equal(channels_count(&w->g), 0);
 	assert_int_equal(channel_ended_get(&w->g, 0)->copy.bytes_ab, 5);
 }
@@ -82,8 +88,24 @@ static void test_the_rules_limit_of_connections(void **state)
 	connected("127.0.0.1:40000", "127.0.0.1:7000");
 	connected("127.0.0.1:40001", "127.0.0.1:7000");
 	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
+	/* Before it refuses, the guard hears what has ended. */
+	fabric_says(expect(BELAY__TO_FABRIC__BODY_STATS), 0, NULL, 0);
 	assert_int_equal(answer(), -EACCES);
 	expect_nothing();
+	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
+	uint64_t id = expect(BELAY__TO_FABRIC__BODY_STATS);
+	struct channel *c = channel_first(&w->g);
+	Belay__FabricClosed closed = BELAY__FABRIC_CLOSED__INIT;
+	Belay__FabricFlow f = BELAY__FABRIC_FLOW__INIT;
+	struct addr from = c->a, to = c->b;
+	Belay__Addr a = pb_addr(&from), b = pb_addr(&to);
+	f.a = &a;
+	f.b = &b;
+	closed.flow = &f;
+	say_closed(&closed);
+	fabric_says(id, 0, NULL, 0);
+	fabric_says(expect(BELAY__TO_FABRIC__BODY_CONNECT), 0, "127.0.0.1:40002", 0);
+	assert_int_equal(answer(), 0);
 }
 
 static void test_connections_on_their_way_count(void **state)
@@ -94,6 +116,7 @@ static void test_connections_on_their_way_count(void **state)
 	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
 	uint64_t id = expect(BELAY__TO_FABRIC__BODY_CONNECT), first = w->question;
 	ask(BELAY__QUESTION__CALL__CALL_CONNECT, CLIENT, "127.0.0.1:7000");
+	fabric_says(expect(BELAY__TO_FABRIC__BODY_STATS), 0, NULL, 0);
 	assert_int_equal(answer(), -EACCES);
 	uint64_t second = w->question;
 	w->question = first;
@@ -274,7 +297,6 @@ static void test_a_name_that_is_used_again_is_a_new_channel(void **state)
 	assert_int_equal(channels_count(&w->g), 1);
 	struct channel *c = channel_first(&w->g);
 	assert_memory_not_equal(c->id, first, sizeof(first));
-	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
 	Belay__FabricClosed closed = BELAY__FABRIC_CLOSED__INIT;
 	Belay__FabricFlow f = BELAY__FABRIC_FLOW__INIT;
 	struct addr from = c->a, to = c->b;
@@ -282,10 +304,9 @@ static void test_a_name_that_is_used_again_is_a_new_channel(void **state)
 	f.a = &a;
 	f.b = &b;
 	closed.flow = &f;
-	m.closed = &closed;
-	say(w->fabric, &m); /* of the first */
+	say_closed(&closed); /* of the first */
 	assert_int_equal(channels_count(&w->g), 1);
-	say(w->fabric, &m);
+	say_closed(&closed);
 	assert_int_equal(channels_count(&w->g), 0);
 }
 
@@ -316,7 +337,6 @@ static void test_a_successor_remembers_the_libraries(void **state)
 
 static void closes(Belay__Transport transport, const char *at)
 {
-	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
 	Belay__FabricClosed closed = BELAY__FABRIC_CLOSED__INIT;
 	Belay__FabricFlow f = BELAY__FABRIC_FLOW__INIT;
 	struct addr addr;
@@ -326,8 +346,7 @@ static void closes(Belay__Transport transport, const char *at)
 	f.transport = closed.transport = transport;
 	closed.flow = &f;
 	closed.listener = true;
-	m.closed = &closed;
-	say(w->fabric, &m);
+	say_closed(&closed);
 }
 
 static void test_the_end_of_a_bound_socket_ends_its_entry_alone(void **state)
