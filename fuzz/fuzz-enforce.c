@@ -25,9 +25,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	} else {
 		struct stat st = {.st_dev = 0x801, .st_ino = 7};
 		struct socket_wanted file = {.states = ~0u, .file = &st},
-				     inode = {.states = ~0u, .socket = 99};
+				     inode = {.states = ~0u, .socket = 99},
+				     peer = {.states = ~0u, .peer = 99};
 		(void)parse_sockets(text, size - 1, 1, &file);
 		(void)parse_sockets(text, size - 1, 1, &inode);
+		(void)parse_sockets(text, size - 1, 1, &peer);
 	}
 	free(text);
 	return 0;

@@ -18,7 +18,8 @@
 
 #define DIAG_BUF 16384
 #define DIAG_MESSAGES_MAX 4096 /* received for one question */
-#define STATE_CLOSE 7          /* bound, not listening yet */
+#define STATE_CONNECTED 1
+#define STATE_CLOSE 7 /* bound, not listening yet */
 #define STATE_LISTEN 10
 
 static int diag_ask(int diag, uint32_t seq, uint32_t states)
@@ -27,7 +28,9 @@ static int diag_ask(int diag, uint32_t seq, uint32_t states)
 		struct nlmsghdr h;
 		struct unix_diag_req q;
 	} m = {{sizeof(m), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, seq, 0},
-		{.sdiag_family = AF_UNIX, .udiag_states = states, .udiag_show = UDIAG_SHOW_VFS}};
+		{.sdiag_family = AF_UNIX,
+			.udiag_states = states,
+			.udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER}};
 	struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
 	ssize_t n = sendto(
 		diag, &m, sizeof(m), MSG_DONTWAIT, (struct sockaddr *)&kernel, sizeof(kernel));
@@ -68,12 +71,24 @@ int diag_listens(int diag, const struct stat *file)
 	return diag < 0 || file->st_ino > UINT32_MAX ? 0 : diag_search(diag, &w);
 }
 
+static int diag_told(
+	int diag, uint64_t socket, struct socket_wanted *w, uint32_t *ret_dev, uint32_t *ret_ino)
+{
+	int r = diag < 0 || !socket || socket > UINT32_MAX ? 0 : diag_search(diag, w);
+	*ret_dev = w->found.udiag_vfs_dev;
+	*ret_ino = w->found.udiag_vfs_ino;
+	return r;
+}
+
 int diag_file(int diag, uint64_t socket, uint32_t *ret_dev, uint32_t *ret_ino)
 {
-	struct socket_wanted w = {.states = 1u << STATE_CLOSE | 1u << STATE_LISTEN};
-	w.socket = (uint32_t)socket;
-	int r = diag < 0 || !socket || socket > UINT32_MAX ? 0 : diag_search(diag, &w);
-	*ret_dev = w.found.udiag_vfs_dev;
-	*ret_ino = w.found.udiag_vfs_ino;
-	return r;
+	struct socket_wanted w = {
+		.states = 1u << STATE_CLOSE | 1u << STATE_LISTEN, .socket = (uint32_t)socket};
+	return diag_told(diag, socket, &w, ret_dev, ret_ino);
+}
+
+int diag_peer_file(int diag, uint64_t socket, uint32_t *ret_dev, uint32_t *ret_ino)
+{
+	struct socket_wanted w = {.states = 1u << STATE_CONNECTED, .peer = (uint32_t)socket};
+	return diag_told(diag, socket, &w, ret_dev, ret_ino);
 }

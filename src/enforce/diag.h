@@ -13,3 +13,6 @@ int diag_listens(int diag, const struct stat *file) _must_check_;
  * 20 bits of minor number) and inode are told; 0: not so.
  */
 int diag_file(int diag, uint64_t socket, uint32_t *ret_dev, uint32_t *ret_ino) _must_check_;
+/* The same of the socket that the one with that inode is connected to, made in that namespace too.
+ */
+int diag_peer_file(int diag, uint64_t socket, uint32_t *ret_dev, uint32_t *ret_ino) _must_check_;

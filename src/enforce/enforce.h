@@ -28,6 +28,7 @@
 #define EXEC_WAIT_MS 50       /* an execve that has not replaced the image by then has failed */
 #define EXECS_MAX 1024
 #define INHERITED_MAX 768 /* sockets told about in one question: IPC_MSG_MAX holds them */
+#define EXEC_UNIX_MAX 16  /* connections to Unix sockets an image may inherit; more are ended */
 #define TICK_MS 50        /* only while something waits */
 #define TICK_SLOW_MS 2000 /* while all that waits is waiting for answers */
 #define DATAGRAM_MAX 65536
@@ -97,6 +98,9 @@ struct exec {
 	int pidfd;
 	uint64_t question;
 	uint64_t since_ms;
+	bool allowed;                 /* the image may run; its Unix connections are judged */
+	int unix_sock[EXEC_UNIX_MAX]; /* duplicates */
+	uint32_t n_unix, at_unix;
 };
 
 struct act {
@@ -208,14 +212,24 @@ void exec_tick(struct enforce *e, uint64_t now);
 /* Processes of the tree that are stopped end: nobody can judge them any more. */
 void exec_tree_gone(struct tree *t);
 void exec_ask(struct enforce *e, struct exec *x);
+/* Judged entirely: it runs on. */
+void exec_release(struct enforce *e, struct exec *x, long sig);
+void exec_kill(struct enforce *e, struct exec *x);
 void exec_child(uv_signal_t *s, int signum);
+
+/* ---- inherit.c: Unix sockets a new image was left ---- */
+/* The image may run: judges what it holds, then lets it go. */
+void inherit_start(struct enforce *e, struct exec *x);
+void inherit_answered(struct enforce *e, struct exec *x, int error);
+void inherit_forget(struct exec *x);
 
 /* ---- question.c: the arrow to the guard ---- */
 int question_arrow(struct enforce *e, int fd) _must_check_;
 /* False: no guard; the request now waits for one. */
 bool question_ask(
 	struct enforce *e, struct request *r, Belay__Question *q, const int *fds, size_t n_fds);
-bool question_exec(struct enforce *e, struct exec *x, Belay__Question *q);
+bool question_exec(
+	struct enforce *e, struct exec *x, Belay__Question *q, const int *fds, size_t n_fds);
 void question_tree_gone(struct enforce *e, uint64_t tree);
 void question_tick(struct enforce *e, uint64_t now);
 void tick_start(struct enforce *e);

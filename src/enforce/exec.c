@@ -1,11 +1,12 @@
 /*
  * execve(2). The call is let through, but its thread is seized first, so that it stops between the
  * kernel having loaded the new image and the image's first instruction. There the guard takes
- * evidence and judges the image and every socket it inherits; only then does it run. What was to be
- * executed is thus never guessed from a path: it is looked at. A refused image is killed; should
- * this process die, the kernel kills whatever it holds (EXITKILL). An execve that fails leaves its
- * thread seized; it is let go after EXEC_WAIT_MS. Input: stop reports of the kernel. Cost: one
- * seizing, one stop, one detaching and the question; all of it once an exec.
+ * evidence and judges the image and every socket it inherits (Unix ones: inherit.c); only then does
+ * it run. What was to be executed is thus never guessed from a path: it is looked at. A refused
+ * image is killed; should this process die, the kernel kills whatever it holds (EXITKILL). An
+ * execve that fails leaves its thread seized; it is let go after EXEC_WAIT_MS. Input: stop reports
+ * of the kernel. Cost: one seizing, one stop, one detaching and the question; all of it once an
+ * exec.
  */
 #include <errno.h>
 #include <linux/netlink.h>
@@ -54,13 +55,14 @@ static struct exec *exec_new(struct enforce *e, struct tree *t, pid_t tid)
 
 static void exec_forget(struct enforce *e, struct exec *x)
 {
+	inherit_forget(x);
 	if (x->pidfd >= 0)
 		close(x->pidfd);
 	*x = (struct exec){.pidfd = -1};
 	e->n_exec--;
 }
 
-static void exec_kill(struct enforce *e, struct exec *x)
+void exec_kill(struct enforce *e, struct exec *x)
 {
 	/* We hold it stopped, so its number is still its own. */
 	if (kill(x->tid, SIGKILL) < 0 && errno != ESRCH)
@@ -68,7 +70,7 @@ static void exec_kill(struct enforce *e, struct exec *x)
 	exec_forget(e, x);
 }
 
-static void exec_release(struct enforce *e, struct exec *x, long sig)
+void exec_release(struct enforce *e, struct exec *x, long sig)
 {
 	if (ptrace(PTRACE_DETACH, x->tid, NULL, word(sig)) < 0 && errno != ESRCH)
 		log_warn("cannot let process %d go: %s", x->tid, strerror(errno));
@@ -155,6 +157,7 @@ static bool inherited_take(void *ctx, int fd)
 void exec_ask(struct enforce *e, struct exec *x)
 {
 	static struct inherited h;
+	inherit_forget(x); /* asked again from the start, when a guard was lost */
 	h.e = e;
 	h.n = 0;
 	h.foreign = false;
@@ -173,15 +176,17 @@ void exec_ask(struct enforce *e, struct exec *x)
 	q.inherited = h.list;
 	q.n_inherited = h.n;
 	q.inherited_more = !complete;
-	question_exec(e, x, &q);
+	question_exec(e, x, &q, &x->pidfd, 1);
 }
 
 void exec_answered(struct enforce *e, struct exec *x, int error)
 {
-	if (error)
+	if (x->allowed)
+		inherit_answered(e, x, error);
+	else if (error)
 		exec_kill(e, x);
 	else
-		exec_release(e, x, 0);
+		inherit_start(e, x);
 }
 
 static void exec_stopped(struct enforce *e, struct exec *x)

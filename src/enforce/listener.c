@@ -61,7 +61,7 @@ void listener_note(struct enforce *e, struct request *r)
 		.tree = r->tree->id, .pid = r->pid, .pidfd = pidfd, .dev = dev, .ino = ino};
 }
 
-const struct listener *listener_find(struct enforce *e, const struct stat *file)
+static const struct listener *listener_find(struct enforce *e, const struct stat *file)
 {
 	uint32_t dev = (uint32_t)(major(file->st_dev) << 20 | minor(file->st_dev));
 	for (size_t i = 0; i < LISTENERS_MAX; i++) {
@@ -86,4 +86,20 @@ void unix_refuse_rights(int fd)
 	int off = 0;
 	/* Older kernels have no such thing: docs/caveats.md. */
 	(void)!setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+}
+
+size_t listener_question(struct enforce *e, struct path *p, Belay__Question *q, int *ret_fd)
+{
+	const struct listener *l = listener_find(e, &p->st);
+	belay__question__init(q);
+	q->call = BELAY__QUESTION__CALL__CALL_UNIX_CONNECT;
+	q->transport = BELAY__TRANSPORT__TRANSPORT_UNIX;
+	q->family = AF_UNIX;
+	q->unix_path = p->text;
+	if (!l)
+		return 0;
+	q->unix_peer_pid = l->pid;
+	q->unix_peer_tree = l->tree;
+	*ret_fd = l->pidfd;
+	return 1;
 }

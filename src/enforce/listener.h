@@ -7,11 +7,15 @@
 #include <sys/stat.h>
 
 #include "enforce/enforce.h"
+#include "enforce/path.h"
 
 /* A program is about to listen on a Unix socket. */
 void listener_note(struct enforce *e, struct request *r);
-/* The process of another tree that listens on this file; NULL: not known. */
-const struct listener *listener_find(struct enforce *e, const struct stat *file);
+/*
+ * May a program connect there? Who listens is said when it is a process of another tree that is
+ * known: 1, and its pidfd (borrowed) for the question; else 0. The text is p's.
+ */
+size_t listener_question(struct enforce *e, struct path *p, Belay__Question *q, int *ret_fd);
 void listener_tree_gone(struct enforce *e, uint64_t tree);
 /*
  * Descriptors sent to this socket, or to one accepted from it, are refused (EPERM for the sender):

@@ -75,7 +75,8 @@ static size_t align4(size_t n)
 	return (n + 3) & ~(size_t)3;
 }
 
-static bool vfs_read(const struct nlmsghdr *h, struct unix_diag_vfs *ret)
+/* One attribute of the message, when it is there and as long as it should be. */
+static bool attribute_read(const struct nlmsghdr *h, int type, void *ret, size_t len)
 {
 	const char *at = (const char *)h + (sizeof(*h) + sizeof(struct unix_diag_msg)),
 		   *end = (const char *)h + h->nlmsg_len;
@@ -83,8 +84,8 @@ static bool vfs_read(const struct nlmsghdr *h, struct unix_diag_vfs *ret)
 		const struct nlattr *a = (const void *)at;
 		if (a->nla_len < HEAD || a->nla_len > (size_t)(end - at))
 			return false;
-		if (a->nla_type == UNIX_DIAG_VFS && a->nla_len >= HEAD + sizeof(*ret)) {
-			memcpy(ret, at + HEAD, sizeof(*ret));
+		if (a->nla_type == type && a->nla_len >= HEAD + len) {
+			memcpy(ret, at + HEAD, len);
 			return true;
 		}
 		if (align4(a->nla_len) >= (size_t)(end - at))
@@ -99,9 +100,12 @@ static bool is_it(const struct nlmsghdr *h, struct socket_wanted *w)
 	const struct unix_diag_msg *m = NLMSG_DATA(h);
 	if (h->nlmsg_len < (sizeof(*h) + sizeof(*m)) || !(w->states & 1u << (m->udiag_state & 31)))
 		return false;
-	if (!w->file && m->udiag_ino != w->socket)
+	uint32_t peer;
+	if (w->peer && (!attribute_read(h, UNIX_DIAG_PEER, &peer, sizeof(peer)) || peer != w->peer))
 		return false;
-	if (!vfs_read(h, &w->found))
+	if (!w->file && !w->peer && m->udiag_ino != w->socket)
+		return false;
+	if (!attribute_read(h, UNIX_DIAG_VFS, &w->found, sizeof(w->found)))
 		return false;
 	return !w->file || (w->found.udiag_vfs_ino == w->file->st_ino &&
 				   w->found.udiag_vfs_dev >> 20 == major(w->file->st_dev) &&

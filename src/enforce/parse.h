@@ -25,12 +25,14 @@ long parse_number(const char *status, const char *key);
 int parse_ids(const char *status, struct target_ids *ret) _must_check_;
 /* A signal with a handler, not blocked, is waiting. */
 bool parse_signalled(const char *status);
-/* What is looked for: a listener by its file, or a bound socket by its inode, whose file is told.
+/*
+ * What is looked for: a listener by its file, or a bound socket by its inode or its peer's, whose
+ * file is told.
  */
 struct socket_wanted {
 	uint32_t states;
 	const struct stat *file;
-	uint32_t socket;
+	uint32_t socket, peer;
 	struct unix_diag_vfs found;
 };
 

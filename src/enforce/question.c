@@ -199,12 +199,13 @@ bool question_ask(
 	return true;
 }
 
-bool question_exec(struct enforce *e, struct exec *x, Belay__Question *q)
+bool question_exec(
+	struct enforce *e, struct exec *x, Belay__Question *q, const int *fds, size_t n_fds)
 {
 	q->tree = x->tree_id;
 	q->pid = (uint32_t)x->pid;
 	uint64_t id = ++e->questions << ID_SHIFT | ID_EXEC | (uint64_t)(x - e->exec);
-	if (!question_send(e, id, q, &x->pidfd, 1)) {
+	if (!question_send(e, id, q, fds, n_fds)) {
 		tick_start(e);
 		return false;
 	}

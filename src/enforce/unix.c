@@ -9,155 +9,20 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/openat2.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/fsuid.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include "base/clock.h"
-#include "base/fds.h"
-#include "base/log.h"
-#include "base/mountinfo.h"
 #include "enforce/diag.h"
 #include "enforce/enforce.h"
 #include "enforce/listener.h"
+#include "enforce/path.h"
 #include "enforce/target.h"
 
 #define ERESTARTSYS_ 512
-#define FDINFO_MAX 4096
-
-/* ---- acting with the caller's permissions, on a host, where this process has a uid of its own
- * ---- */
-
-/*
- * The file system ids decide what it may open; the effective ones are what a listener sees as its
- * peer. Real and saved ids stay this process's own: they are what decides who may signal or trace
- * it. The raw calls change only this thread, which is the only one that matters.
- */
-struct actor {
-	bool changed;
-	uid_t uid;
-	gid_t gid;
-};
-
-static int ids_set(uid_t euid, gid_t egid, uid_t fsuid, gid_t fsgid)
-{
-	if (syscall(__NR_setresgid, -1, egid, -1) < 0 || syscall(__NR_setresuid, -1, euid, -1) < 0)
-		return -errno;
-	setfsgid(fsgid);
-	setfsuid(fsuid);
-	/* They report nothing; an id that is not valid reads them back. */
-	return (uid_t)setfsuid((uid_t)-1) == fsuid && (gid_t)setfsgid((gid_t)-1) == fsgid ? 0
-											  : -EPERM;
-}
-
-static int actor_set(const struct enforce *e, pid_t tid, struct actor *a)
-{
-	*a = (struct actor){.uid = geteuid(), .gid = getegid()};
-	struct target_ids ids;
-	if (!e->c->heritage.host)
-		return 0; /* the same user */
-	int r = target_ids(tid, &ids);
-	if (r < 0)
-		return r;
-	if (syscall(__NR_setgroups, ids.n_groups, ids.groups) < 0)
-		return -errno;
-	a->changed = true;
-	return ids_set(ids.euid, ids.egid, ids.uid, ids.gid);
-}
-
-static void actor_reset(const struct actor *a)
-{
-	if (!a->changed)
-		return;
-	if (ids_set(a->uid, a->gid, a->uid, a->gid) < 0 || syscall(__NR_setgroups, 0, NULL) < 0) {
-		log_error("cannot go back to this process's own permissions");
-		_exit(1); /* never serve the next caller with this one's */
-	}
-	component_tie();
-}
-
-/* ---- finding the file ---- */
-
-/*
- * As the caller resolves it: an absolute path below its root, a relative one from its working
- * directory. An absolute link on a relative path is followed from our own root, where the program
- * may not be at home; what is judged is the file that is reached, whichever way. -EAGAIN: the
- * kernel would have to ask a file system, which could take as long as its owner likes.
- */
-static int find_file(struct enforce *e, struct request *r, const char *path)
-{
-	bool absolute = path[0] == '/';
-	_cleanup_close_ int base =
-		target_magic((pid_t)r->n.pid, absolute ? "root" : "cwd", O_PATH | O_DIRECTORY);
-	if (base < 0)
-		return base;
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC,
-		.resolve =
-			RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED | (absolute ? RESOLVE_IN_ROOT : 0)};
-	struct actor actor;
-	int n = actor_set(e, (pid_t)r->n.pid, &actor);
-	if (n >= 0) {
-		n = (int)syscall(__NR_openat2, base, path, &how, sizeof(how));
-		n = n < 0 ? -errno : n;
-	}
-	actor_reset(&actor);
-	return n == -ELOOP || n == -EXDEV ? -EACCES : n;
-}
-
-/*
- * Whether the file lies where a program may be the file system (FUSE): looking at it there waits
- * for that program. What cannot be found out counts. Not by statfs(2), which asks it.
- */
-static bool mount_is_fuse(const char *mountinfo, int id)
-{
-	_cleanup_free_ char *text = NULL;
-	size_t len;
-	if (fds_read_file(AT_FDCWD, mountinfo, MOUNTINFO_MAX, &text, &len) < 0)
-		return true;
-	struct mount_line m;
-	for (char *at = text; mountinfo_next(&at, &m) > 0;)
-		if (m.id == id)
-			return !strncmp(m.type, "fuse", 4);
-	return true;
-}
-
-static bool on_fuse(const struct request *r)
-{
-	char path[64];
-	_cleanup_free_ char *text = NULL;
-	size_t len;
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", r->unix_fd);
-	if (fds_read_file(AT_FDCWD, path, FDINFO_MAX, &text, &len) < 0)
-		return true;
-	const char *at = strstr(text, "mnt_id:");
-	if (!at)
-		return true;
-	int id = atoi(at + strlen("mnt_id:"));
-	snprintf(path, sizeof(path), "/proc/%d/mountinfo", (int)r->n.pid);
-	return mount_is_fuse(path, id) && mount_is_fuse("/proc/self/mountinfo", id);
-}
-
-static bool is_control(struct enforce *e, const struct stat *st)
-{
-	char path[HERITAGE_DIR_MAX + 16];
-	struct stat own;
-	snprintf(path, sizeof(path), "%s/control", e->c->heritage.dir);
-	return stat(path, &own) == 0 && own.st_dev == st->st_dev && own.st_ino == st->st_ino;
-}
-
-static bool has_control_path(struct enforce *e, const char *path)
-{
-	size_t n = strlen(e->c->heritage.dir);
-	return !strncmp(path, e->c->heritage.dir, n) && path[n] == '/';
-}
 
 /* ---- connecting ---- */
 
@@ -230,47 +95,22 @@ static void abstract_serve(
 
 static void path_judge(struct enforce *e, struct request *r)
 {
-	struct stat st;
-	char link[64], path[PATH_MAX];
-	if (on_fuse(r)) {
-		tree_notice(
-			r->tree, "refused: a Unix socket in a file system that a program serves");
-		call_reply(e, r, -EACCES, 0);
+	static struct path p;
+	p.fd = r->unix_fd;
+	int bad = path_socket(e, r->tree, (pid_t)r->n.pid, &p);
+	if (bad) {
+		call_reply(e, r, bad, 0);
 		return;
 	}
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", r->unix_fd);
-	ssize_t n = readlink(link, path, sizeof(path) - 1);
-	if (n <= 0 || n == sizeof(path) - 1 || fstat(r->unix_fd, &st) < 0) {
-		call_reply(e, r, -EACCES, 0);
-		return;
-	}
-	path[n] = '\0';
-	if (!S_ISSOCK(st.st_mode)) {
-		call_reply(e, r, -ECONNREFUSED, 0);
-		return;
-	}
-	if (is_control(e, &st) || has_control_path(e, path)) {
-		tree_notice(r->tree, "refused: Belay's own sockets are not for bound programs");
-		call_reply(e, r, -EACCES, 0);
-		return;
-	}
-	if (diag_listens(r->tree->diag, &st) == 1) {
+	if (diag_listens(r->tree->diag, &p.st) == 1) {
 		connect_file(e, r);
 		return;
 	}
-	Belay__Question q = BELAY__QUESTION__INIT;
-	q.call = BELAY__QUESTION__CALL__CALL_UNIX_CONNECT;
-	q.transport = BELAY__TRANSPORT__TRANSPORT_UNIX;
-	q.family = AF_UNIX;
-	q.unix_path = path;
-	const struct listener *l = listener_find(e, &st);
-	int fds[] = {r->pidfd, l ? l->pidfd : -1};
-	if (l) {
-		q.unix_peer_pid = l->pid;
-		q.unix_peer_tree = l->tree;
-	}
+	Belay__Question q;
+	int fds[2] = {r->pidfd};
+	size_t n = listener_question(e, &p, &q, &fds[1]);
 	r->answer_to = ANSWER_UNIX;
-	question_ask(e, r, &q, fds, l ? 2 : 1);
+	question_ask(e, r, &q, fds, 1 + n);
 }
 
 static int read_address(struct request *r, struct sockaddr_un *sa, socklen_t *ret_len)
@@ -313,7 +153,7 @@ void unix_connect_serve(struct enforce *e, struct request *r)
 		memcpy(path, sa.sun_path, sizeof(sa.sun_path));
 		if (r->unix_fd >= 0)
 			close(r->unix_fd);
-		r->unix_fd = find_file(e, r, path);
+		r->unix_fd = path_find(e, (pid_t)r->n.pid, path);
 		bad = r->unix_fd < 0 ? r->unix_fd : 0;
 	}
 	if (bad == -EAGAIN && !r->walked) {
