@@ -2,13 +2,15 @@
  * Hashes of files and what keeps them true (hash.h). Input: files any program chose to run or map.
  * Invariant: a remembered digest is served only if, at that moment, its lease is whole (asked of
  * the kernel, not of a signal that may still be under way) or the file is settled and its stat is
- * the one it was hashed with. Cost of a hit: fstat and fcntl. Of a miss: open, lease, the reading,
- * four more system calls.
+ * the one it was hashed with. The lock is held over nothing that asks a file system: of files only
+ * their leases are looked at, which the kernel keeps itself. Cost of a hit: fstat and fcntl. Of a
+ * miss: open, lease, the reading, five more system calls.
  */
 #include "attest/hash.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,40 +19,30 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/discard.h"
 #include "crypto/sha256.h"
 
 #define LEASE_SIGNAL SIGRTMIN
 #define READ_CHUNK (256u * 1024)
 
-struct hash_wait {
-	STAILQ_ENTRY(hash_wait) link;
-	hash_fn fn;
-	void *ctx;
-};
-
 /* A file remembered, or being read. */
 struct file {
 	TAILQ_ENTRY(file) link;
-	struct stat st; /* from before it was read */
+	struct stat claimed; /* whoever wants this content waits while it is read */
+	struct stat st;      /* from before it was read */
 	struct digest digest;
 	int fd;       /* holds the lease; -1 when settled only */
 	bool settled; /* as the caller found when it was hashed */
+	bool leased;
 };
 
-struct job {
-	uv_work_t work;
-	LIST_ENTRY(job) link;
-	struct hasher *hasher;
-	struct file *file;
-	bool leased;
-	int error;
-	STAILQ_HEAD(, hash_wait) waits;
-};
+TAILQ_HEAD(files, file);
 
 struct hasher {
-	uv_loop_t *loop;
-	TAILQ_HEAD(files, file) files; /* most recently used first */
-	LIST_HEAD(, job) jobs;
+	pthread_mutex_t lock;
+	pthread_cond_t read; /* one of `reading` is through */
+	struct files files;  /* most recently used first */
+	struct files reading;
 	uv_poll_t poll;
 	int signals;
 	struct hash_stats stats;
@@ -78,14 +70,9 @@ static void file_free(struct file *f)
 		/* A waiting writer goes on; said explicitly, since a duplicate would keep the
 		 * lease. */
 		(void)fcntl(f->fd, F_SETLEASE, F_UNLCK);
-		close(f->fd);
+		(void)fds_discard(f->fd);
 	}
 	free(f);
-}
-
-static void file_freep(struct file **f)
-{
-	file_free(*f);
 }
 
 static void file_drop(struct hasher *h, struct file *f)
@@ -102,8 +89,20 @@ static bool lease_whole(int fd)
 	return fcntl(fd, F_GETLEASE) == F_RDLCK;
 }
 
+static struct file *file_known(struct hasher *h, const struct stat *st)
+{
+	struct file *f;
+	TAILQ_FOREACH (f, &h->files, link)
+		if (same_file(&f->st, st))
+			return f;
+	return NULL;
+}
+
 static void file_keep(struct hasher *h, struct file *f)
 {
+	struct file *older = file_known(h, &f->st);
+	if (older)
+		file_drop(h, older);
 	while (h->stats.entries >= HASH_ENTRIES_MAX)
 		file_drop(h, TAILQ_LAST(&h->files, files));
 	TAILQ_INSERT_HEAD(&h->files, f, link);
@@ -114,10 +113,7 @@ static void file_keep(struct hasher *h, struct file *f)
 /* A remembered digest that holds right now; what no longer holds is dropped. */
 static struct file *file_find(struct hasher *h, const struct stat *st, bool settled)
 {
-	struct file *f;
-	TAILQ_FOREACH (f, &h->files, link)
-		if (same_file(&f->st, st))
-			break;
+	struct file *f = file_known(h, st);
 	if (!f)
 		return NULL;
 	bool holds = f->fd >= 0 ? lease_whole(f->fd) : settled && f->settled;
@@ -157,31 +153,15 @@ static int file_read(struct file *f)
 	return done == (uint64_t)f->st.st_size ? 0 : -EAGAIN;
 }
 
-/* What was read is the file's content only if nothing happened to it meanwhile. */
-static int file_settle(struct hasher *h, struct file *f, bool leased, bool *ret_kept)
-{
-	struct stat now;
-	*ret_kept = false;
-	if (fstat(f->fd, &now) < 0)
-		return -errno;
-	if (!same_content(&f->st, &now) || (leased && !lease_whole(f->fd))) {
-		h->stats.broken++;
-		return -EAGAIN;
-	}
-	if (!leased) {
-		close(f->fd);
-		f->fd = -1;
-	}
-	*ret_kept = leased || f->settled;
-	return 0;
-}
-
 /*
  * A lease, if the file can have one. 1: yes; 0: not here (another's file, or this file system has
  * none); -ETXTBSY: somebody has it open for writing or mapped writable and shared.
  */
 static int file_lease(struct file *f)
 {
+	/* Of a break the process is told, not the thread, which may end before. */
+	if (fcntl(f->fd, F_SETOWN, getpid()) < 0)
+		return -errno;
 	if (fcntl(f->fd, F_SETLEASE, F_RDLCK) < 0)
 		return errno == EAGAIN ? -ETXTBSY : 0;
 	/* Which signal a break sends; until here it would be SIGIO, which is blocked and watched
@@ -190,166 +170,116 @@ static int file_lease(struct file *f)
 	return 1;
 }
 
-static int file_open(int fd, const struct stat *st, bool settled, struct file **ret)
+static int file_open(struct file *f, int fd, const struct stat *st)
 {
 	char path[64];
 	if (!S_ISREG(st->st_mode))
 		return -EINVAL;
 	if (st->st_size < 0 || (uint64_t)st->st_size > HASH_FILE_MAX)
 		return -EFBIG;
-	struct file *f = calloc(1, sizeof(*f));
-	if (!f)
-		return -ENOMEM;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	f->settled = settled;
 	f->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-	if (f->fd < 0 || fstat(f->fd, &f->st) < 0 || !same_file(&f->st, st)) {
-		int r = f->fd < 0 ? -errno : -ESTALE;
-		file_free(f);
-		return r;
-	}
-	*ret = f;
-	return 0;
-}
-
-/* ---- jobs ---- */
-
-static void job_work(uv_work_t *w)
-{
-	struct job *j = w->data;
-	j->error = file_read(j->file);
-}
-
-static void job_done(uv_work_t *w, int status)
-{
-	struct job *j = w->data;
-	struct hasher *h = j->hasher;
-	struct file *f = j->file;
-	bool keep = false;
-	int r = status < 0 ? status : j->error;
-	if (r == 0)
-		r = file_settle(h, f, j->leased, &keep);
-	struct digest d = f->digest;
-	LIST_REMOVE(j, link);
-	h->stats.jobs--;
-	if (keep)
-		file_keep(h, f);
-	else
-		file_free(f);
-	while (!STAILQ_EMPTY(&j->waits)) {
-		struct hash_wait *q = STAILQ_FIRST(&j->waits);
-		STAILQ_REMOVE_HEAD(&j->waits, link);
-		if (q->fn)
-			q->fn(q->ctx, r, &d);
-		free(q);
-	}
-	free(j);
-}
-
-static int job_wait(struct job *j, hash_fn fn, void *ctx)
-{
-	struct hash_wait *q = calloc(1, sizeof(*q));
-	if (!q)
-		return -ENOMEM;
-	q->fn = fn;
-	q->ctx = ctx;
-	STAILQ_INSERT_TAIL(&j->waits, q, link);
-	return -EINPROGRESS;
-}
-
-/* One that reads this very content, under a guarantee that it stays. */
-static struct job *job_find(struct hasher *h, const struct stat *st)
-{
-	struct job *j;
-	LIST_FOREACH (j, &h->jobs, link)
-		if ((j->leased ? lease_whole(j->file->fd) : j->file->settled) &&
-			same_content(&j->file->st, st))
-			return j;
-	return NULL;
-}
-
-/* Takes f in any case. */
-static int job_start(struct hasher *h, struct file *f, bool leased, hash_fn fn, void *ctx)
-{
-	struct job *j = h->stats.jobs < HASH_JOBS_MAX ? calloc(1, sizeof(*j)) : NULL;
-	int r = h->stats.jobs < HASH_JOBS_MAX ? -ENOMEM : -EBUSY;
-	if (!j) {
-		file_free(f);
-		return r;
-	}
-	STAILQ_INIT(&j->waits);
-	j->hasher = h;
-	j->file = f;
-	j->leased = leased;
-	j->work.data = j;
-	r = job_wait(j, fn, ctx);
-	if (r == -EINPROGRESS) {
-		int k = uv_queue_work(h->loop, &j->work, job_work, job_done);
-		if (k == 0) {
-			LIST_INSERT_HEAD(&h->jobs, j, link);
-			h->stats.jobs++;
-			return r;
-		}
-		free(STAILQ_FIRST(&j->waits));
-		r = k;
-	}
-	file_free(f);
-	free(j);
-	return r;
-}
-
-int hash_get(struct hasher *h, int fd, bool settled, struct digest *ret, hash_fn fn, void *ctx)
-{
-	struct stat st;
-	if (fstat(fd, &st) < 0)
+	if (f->fd < 0 || fstat(f->fd, &f->st) < 0)
 		return -errno;
-	struct file *known = file_find(h, &st, settled);
-	if (known) {
-		h->stats.hits++;
-		*ret = known->digest;
-		return 0;
-	}
-	struct job *j = job_find(h, &st);
-	if (j)
-		return job_wait(j, fn, ctx);
-	h->stats.misses++;
-	_cleanup_(file_freep) struct file *f = NULL;
-	int r = file_open(fd, &st, settled, &f);
-	if (r < 0)
-		return r;
-	int leased = file_lease(f);
+	return same_file(&f->st, st) ? 0 : -ESTALE;
+}
+
+/* ---- asking ---- */
+
+static bool being_read(const struct hasher *h, const struct stat *st)
+{
+	const struct file *f;
+	TAILQ_FOREACH (f, &h->reading, link)
+		if (same_content(&f->claimed, st))
+			return true;
+	return false;
+}
+
+/* From here on the loop looks after the lease: no writer waits for nobody. */
+static int file_watch(struct hasher *h, struct file *f)
+{
+	pthread_mutex_lock(&h->lock);
+	f->leased = true;
+	/* A break until now may have been told already. */
+	bool whole = lease_whole(f->fd);
+	pthread_mutex_unlock(&h->lock);
+	return whole ? 0 : -EAGAIN;
+}
+
+static int file_hash(struct hasher *h, struct file *f, int fd, const struct stat *st)
+{
+	struct stat now;
+	int r = file_open(f, fd, st);
+	int leased = r < 0 ? r : file_lease(f);
 	if (leased < 0)
 		return leased;
+	if (leased && (r = file_watch(h, f)) < 0)
+		return r;
 	/* Again, now that nobody can write it: what is hashed is what this stat describes. */
 	if (fstat(f->fd, &f->st) < 0)
 		return -errno;
-	if ((uint64_t)f->st.st_size > HASH_INLINE_MAX)
-		return job_start(h, take_ptr(f), leased, fn, ctx);
-	bool keep;
 	r = file_read(f);
-	if (r == 0)
-		r = file_settle(h, f, leased, &keep);
 	if (r < 0)
 		return r;
-	*ret = f->digest;
+	if (fstat(f->fd, &now) < 0)
+		return -errno;
+	if (!leased)
+		close(take_fd(&f->fd));
+	/* What was read is the file's content only if nothing happened to it meanwhile. */
+	return same_content(&f->st, &now) ? 0 : -EAGAIN;
+}
+
+/* Not being read any more; remembered, if it was and something keeps it true. */
+static int file_settle(struct hasher *h, struct file *f, int error, struct digest *ret)
+{
+	pthread_mutex_lock(&h->lock);
+	TAILQ_REMOVE(&h->reading, f, link);
+	pthread_cond_broadcast(&h->read);
+	if (error == 0 && f->leased && !lease_whole(f->fd))
+		error = -EAGAIN;
+	h->stats.broken += error == -EAGAIN;
+	bool keep = error == 0 && (f->leased || f->settled);
+	if (error == 0)
+		*ret = f->digest;
 	if (keep)
-		file_keep(h, take_ptr(f));
-	return 0;
+		file_keep(h, f);
+	pthread_mutex_unlock(&h->lock);
+	if (!keep)
+		file_free(f);
+	return error;
 }
 
-void hash_forget(struct hasher *h, void *ctx)
+int hash_get(struct hasher *h, int fd, bool settled, struct digest *ret)
 {
-	struct job *j;
-	struct hash_wait *q;
-	LIST_FOREACH (j, &h->jobs, link)
-		STAILQ_FOREACH (q, &j->waits, link)
-			if (q->ctx == ctx)
-				q->fn = NULL;
+	struct stat st;
+	struct file *f = NULL;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	pthread_mutex_lock(&h->lock);
+	while (being_read(h, &st))
+		pthread_cond_wait(&h->read, &h->lock);
+	const struct file *known = file_find(h, &st, settled);
+	if (known) {
+		h->stats.hits++;
+		*ret = known->digest;
+	} else if ((f = calloc(1, sizeof(*f)))) {
+		h->stats.misses++;
+		f->fd = -1;
+		f->settled = settled;
+		f->claimed = st;
+		TAILQ_INSERT_HEAD(&h->reading, f, link);
+	}
+	pthread_mutex_unlock(&h->lock);
+	if (known)
+		return 0;
+	return f ? file_settle(h, f, file_hash(h, f, fd, &st), ret) : -ENOMEM;
 }
 
-void hash_stats(const struct hasher *h, struct hash_stats *ret)
+void hash_stats(struct hasher *h, struct hash_stats *ret)
 {
+	pthread_mutex_lock(&h->lock);
 	*ret = h->stats;
+	pthread_mutex_unlock(&h->lock);
 }
 
 /* ---- leases being broken ---- */
@@ -364,6 +294,7 @@ static void on_signal(uv_poll_t *p, int status, int events)
 		;
 	/* Signals may have been merged or lost: ask of every lease, so that no writer waits for us.
 	 */
+	pthread_mutex_lock(&h->lock);
 	struct file *f = TAILQ_FIRST(&h->files);
 	while (f) {
 		struct file *next = TAILQ_NEXT(f, link);
@@ -375,10 +306,10 @@ static void on_signal(uv_poll_t *p, int status, int events)
 	}
 	/* A file still being read: let the writer go on; file_settle() then refuses what was read.
 	 */
-	struct job *j;
-	LIST_FOREACH (j, &h->jobs, link)
-		if (j->leased && !lease_whole(j->file->fd))
-			(void)fcntl(j->file->fd, F_SETLEASE, F_UNLCK);
+	TAILQ_FOREACH (f, &h->reading, link)
+		if (f->leased && !lease_whole(f->fd))
+			(void)fcntl(f->fd, F_SETLEASE, F_UNLCK);
+	pthread_mutex_unlock(&h->lock);
 }
 
 static void lease_signals(sigset_t *set)
@@ -401,9 +332,10 @@ int hasher_new(uv_loop_t *loop, struct hasher **ret)
 	_cleanup_free_ struct hasher *h = calloc(1, sizeof(*h));
 	if (!h)
 		return -ENOMEM;
-	h->loop = loop;
+	pthread_mutex_init(&h->lock, NULL);
+	pthread_cond_init(&h->read, NULL);
 	TAILQ_INIT(&h->files);
-	LIST_INIT(&h->jobs);
+	TAILQ_INIT(&h->reading);
 	lease_signals(&set);
 	h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (h->signals < 0)

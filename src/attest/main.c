@@ -11,6 +11,7 @@
 
 #include "attest/hash.h"
 #include "attest/request.h"
+#include "base/discard.h"
 #include "base/log.h"
 #include "ipc/component.h"
 #include "sandbox/sandbox.h"
@@ -81,8 +82,6 @@ int main(int argc, char **argv)
 	static struct state s;
 	struct error e = ERROR_INIT;
 	int memory, r;
-	/* Two workers: one large file leaves the other for everybody else. */
-	setenv("UV_THREADPOOL_SIZE", "2", 1);
 	r = hasher_block_signals();
 	if (r == 0)
 		r = component_open(&s.component, argc, argv, &ops, &s, &e);
@@ -93,6 +92,8 @@ int main(int argc, char **argv)
 		error_errno(&e, r, "cannot keep the memory of starts");
 	if (r == 0)
 		r = sandbox_enter(SANDBOX_ATTEST, NULL, &e);
+	if (r == 0 && (r = discard_start()) < 0)
+		error_errno(&e, r, "cannot start threads");
 	if (r < 0) {
 		log_error("%s", e.text[0] ? e.text : strerror(-r));
 		return EXIT_FAILURE;

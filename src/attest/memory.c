@@ -3,6 +3,7 @@
 #include "attest/memory.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,6 +22,7 @@ struct table {
 struct memory {
 	struct table *table;
 	int fd;
+	pthread_mutex_t lock; /* held while nothing can wait */
 };
 
 int memory_open(int fd, struct memory **ret, int *ret_fd)
@@ -45,6 +47,7 @@ int memory_open(int fd, struct memory **ret, int *ret_fd)
 		munmap(p, sizeof(struct table));
 		return -EINVAL;
 	}
+	pthread_mutex_init(&m->lock, NULL);
 	*ret_fd = m->fd = take_fd(&own);
 	*ret = take_ptr(m);
 	return 0;
@@ -96,10 +99,9 @@ static int slot_for(const struct table *t, const struct memory_key *key, memory_
 	return best;
 }
 
-int memory_put(struct memory *m, const struct memory_key *key, const struct memory_facts *facts,
+static int put(struct table *t, const struct memory_key *key, const struct memory_facts *facts,
 	memory_alive_fn alive)
 {
-	struct table *t = m->table;
 	int s = slot_for(t, key, alive);
 	if (s < 0)
 		return -ENOSPC;
@@ -122,9 +124,8 @@ static bool same_facts(const struct memory_facts *a, const struct memory_facts *
 	       a->interpreter == b->interpreter;
 }
 
-bool memory_get(const struct memory *m, const struct memory_key *key, struct memory_facts *ret)
+static bool get(const struct table *t, const struct memory_key *key, struct memory_facts *ret)
 {
-	const struct table *t = m->table;
 	for (size_t i = 0; i < MEMORY_PROBES; i++) {
 		size_t s = slot_of(key->pid, i);
 		if (!same_process(&t->keys[s], key))
@@ -148,4 +149,21 @@ bool memory_get(const struct memory *m, const struct memory_key *key, struct mem
 	if (found)
 		*ret = *found;
 	return found != NULL;
+}
+
+int memory_put(struct memory *m, const struct memory_key *key, const struct memory_facts *facts,
+	memory_alive_fn alive)
+{
+	pthread_mutex_lock(&m->lock);
+	int r = put(m->table, key, facts, alive);
+	pthread_mutex_unlock(&m->lock);
+	return r;
+}
+
+bool memory_get(struct memory *m, const struct memory_key *key, struct memory_facts *ret)
+{
+	pthread_mutex_lock(&m->lock);
+	bool found = get(m->table, key, ret);
+	pthread_mutex_unlock(&m->lock);
+	return found;
 }

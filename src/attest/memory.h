@@ -46,4 +46,4 @@ typedef bool (*memory_alive_fn)(uint32_t pid, uint64_t start_time);
 int memory_put(struct memory *m, const struct memory_key *key, const struct memory_facts *facts,
 	memory_alive_fn alive) _must_check_;
 /* The process's own entry for this image, or that of the start it was forked from; else false. */
-bool memory_get(const struct memory *m, const struct memory_key *key, struct memory_facts *ret);
+bool memory_get(struct memory *m, const struct memory_key *key, struct memory_facts *ret);

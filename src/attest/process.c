@@ -27,15 +27,14 @@ void reading_init(struct reading *r)
 	r->proc = r->pidfd = -1;
 }
 
-void reading_done(struct reading *r)
+void reading_close(struct reading *r)
 {
-	for (size_t i = 0; i < r->n_wanted; i++)
-		close(r->wanted[i].fd);
+	while (r->n_wanted)
+		close(r->wanted[--r->n_wanted].fd);
 	if (r->proc >= 0)
-		close(r->proc);
+		close(take_fd(&r->proc));
 	if (r->pidfd >= 0)
-		close(r->pidfd);
-	reading_init(r);
+		close(take_fd(&r->pidfd));
 }
 
 static void want(struct reading *r, int fd, bool settled, bool required, struct digest *to)
@@ -237,8 +236,7 @@ static void take_start(struct reading *r, struct memory *memory, uint32_t pid)
 	}
 }
 
-int reading_take(struct reading *r, struct memory *memory, uint32_t pid, int pidfd, bool at_exec,
-	struct error *why)
+int reading_open(struct reading *r, uint32_t pid, int pidfd, bool at_exec, struct error *why)
 {
 	struct evidence *e = &r->evidence;
 	struct proc_stat st;
@@ -253,19 +251,26 @@ int reading_take(struct reading *r, struct memory *memory, uint32_t pid, int pid
 	e->pid = r->key.pid = pid;
 	e->start_time = r->key.start_time = st.start_time;
 	r->key.image = st.image;
+	r->ppid = st.ppid;
 	k = take_user(r);
 	if (k == -E2BIG)
 		return error_set(why, k, "it is in more than %zu groups", ARRAY_LEN(e->groups));
 	if (k < 0)
 		return error_errno(why, k, "its status cannot be read");
-	k = take_exe(r, why);
+	return 0;
+}
+
+int reading_take(struct reading *r, struct memory *memory, struct error *why)
+{
+	struct evidence *e = &r->evidence;
+	int k = take_exe(r, why);
 	k = k < 0 ? k : take_maps(r, why);
 	if (k < 0)
 		return k;
 	take_name(r);
-	take_start(r, memory, pid);
+	take_start(r, memory, e->pid);
 	take_cgroup(r);
-	take_ancestors(r, st.ppid, st.start_time);
+	take_ancestors(r, r->ppid, e->start_time);
 	e->netns = namespace_of(r->proc, "ns/net");
 	e->mntns = namespace_of(r->proc, "ns/mnt");
 	e->userns = namespace_of(r->proc, "ns/user");

@@ -25,6 +25,7 @@ struct wanted {
 
 struct reading {
 	int proc, pidfd;
+	uint32_t ppid;
 	struct stat exe_st;
 	struct memory_key key;
 	bool at_exec, inherited;
@@ -34,11 +35,15 @@ struct reading {
 };
 
 void reading_init(struct reading *r);
-void reading_done(struct reading *r);
-/* Everything but hashes. pidfd stays the caller's until reading_done(). why: for the guard's log.
+void reading_close(struct reading *r);
+/*
+ * Which process that is and whose: nothing here waits for the process or its files. pidfd stays the
+ * caller's until reading_close(). why: for the guard's log.
  */
-int reading_take(struct reading *r, struct memory *memory, uint32_t pid, int pidfd, bool at_exec,
-	struct error *why) _must_check_;
+int reading_open(
+	struct reading *r, uint32_t pid, int pidfd, bool at_exec, struct error *why) _must_check_;
+/* Everything but hashes. May wait as long as a file system of the process likes. */
+int reading_take(struct reading *r, struct memory *memory, struct error *why) _must_check_;
 /* After the hashes are in: is it still that process and that image? Remembers the start when
  * at_exec. */
 int reading_finish(struct reading *r, struct memory *memory, struct error *why) _must_check_;

@@ -1,7 +1,8 @@
 /*
- * Questions of the guard (request.h). A request holds its descriptors until it is answered; it is
- * answered exactly once, or forgotten. Order: read all facts, get all hashes (some from workers),
- * check the process again, answer.
+ * Questions of the guard (request.h). What cannot wait is looked at on the loop: who asks for whom.
+ * The rest (files, the process's memory and mappings) is one piece of work of a thread (workers.h):
+ * read all facts, get all hashes, check the process again. A request is answered exactly once, or
+ * forgotten; at its deadline whatever its thread is doing.
  */
 #include "attest/request.h"
 
@@ -16,33 +17,31 @@
 #include "attest/hash.h"
 #include "attest/process.h"
 #include "attest/program.h"
-#include "base/clock.h"
+#include "attest/workers.h"
+#include "base/discard.h"
 #include "base/log.h"
 
-struct request;
-struct pending {
-	struct request *request;
-	struct wanted *wanted;
-};
+#define NOBODY UINT32_MAX /* files to be enrolled count for no user of a process */
 
 struct request {
+	struct work work; /* first: it is the request */
 	LIST_ENTRY(request) link;
 	struct attest *attest;
 	attest_answer_fn fn;
 	void *ctx;
 	uint64_t id;
-	bool is_file;
-	unsigned open; /* hashes under way, and one while they are being started */
+	int file_fd; /* -1: a process is asked about */
+	int error;   /* what run() found */
 	struct error why;
 	Belay__FileFacts file;
 	struct digest file_digest;
-	struct pending pending[REQUEST_FILES_MAX];
 	struct reading reading;
 };
 
 struct attest {
 	struct hasher *hasher;
 	struct memory *memory;
+	struct workers *workers;
 	LIST_HEAD(, request) requests;
 	size_t n;
 };
@@ -51,6 +50,8 @@ int attest_new(uv_loop_t *loop, int memory, struct attest **ret, int *ret_memory
 {
 	struct attest *a = calloc(1, sizeof(*a));
 	int r = a ? hasher_new(loop, &a->hasher) : -ENOMEM;
+	if (r == 0)
+		r = workers_new(loop, &a->workers);
 	if (r == 0) {
 		r = memory_open(memory, &a->memory, ret_memory);
 		/* One that cannot be used is forgotten: processes then have no remembered start. */
@@ -64,25 +65,95 @@ int attest_new(uv_loop_t *loop, int memory, struct attest **ret, int *ret_memory
 	return 0;
 }
 
+/* ---- on a thread ---- */
+
+static const char *hash_error(int error)
+{
+	return error == -ETXTBSY  ? "somebody has it open for writing"
+	       : error == -EAGAIN ? "it changed while it was read"
+	       : error == -EFBIG  ? "it is too large"
+				  : strerror(-error);
+}
+
+static int hash_all(struct request *q)
+{
+	struct reading *r = &q->reading;
+	for (size_t i = 0; i < r->n_wanted; i++) {
+		const struct wanted *w = &r->wanted[i];
+		int k = hash_get(q->attest->hasher, w->fd, w->settled, w->to);
+		if (k < 0 && w->required)
+			return error_set(
+				&q->why, k, "its file cannot be hashed: %s", hash_error(k));
+	}
+	return 0;
+}
+
+static int look_at_process(struct request *q)
+{
+	struct reading *r = &q->reading;
+	int k = reading_take(r, q->attest->memory, &q->why);
+	k = k < 0 ? k : hash_all(q);
+	return k < 0 ? k : reading_finish(r, q->attest->memory, &q->why);
+}
+
+static int look_at_file(struct request *q)
+{
+	struct stat st;
+	struct program_facts look;
+	char link[64], path[PATH_MAX] = "";
+	int fd = q->file_fd;
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return error_set(&q->why, -EINVAL, "it is not a regular file");
+	int r = program_look(fd, &look);
+	if (r < 0)
+		return error_errno(&q->why, r, "it cannot be read");
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (readlink(link, path, sizeof(path) - 1) < 0)
+		path[0] = '\0';
+	q->file.size = (uint64_t)st.st_size;
+	q->file.elf = look.elf;
+	q->file.script = look.script;
+	q->file.interpreter = look.elf && program_is_interpreter(path, &st);
+	r = hash_get(q->attest->hasher, fd, false, &q->file_digest);
+	return r < 0 ? error_set(&q->why, r, "its file cannot be hashed: %s", hash_error(r)) : 0;
+}
+
+static void request_run(struct work *w)
+{
+	struct request *q = (struct request *)w;
+	q->error = q->file_fd < 0 ? look_at_process(q) : look_at_file(q);
+	/* Here, because closing may wait as well. */
+	reading_close(&q->reading);
+	if (q->file_fd >= 0)
+		close(take_fd(&q->file_fd));
+}
+
+/* ---- on the loop ---- */
+
 static void request_free(struct request *q)
 {
-	for (size_t i = 0; i < q->reading.n_wanted; i++)
-		hash_forget(q->attest->hasher, &q->pending[i]);
-	reading_done(&q->reading);
+	reading_close(&q->reading);
+	if (q->file_fd >= 0)
+		(void)fds_discard(q->file_fd);
 	LIST_REMOVE(q, link);
 	q->attest->n--;
 	free(q);
 }
 
-static void answer(struct request *q, int error)
+static void request_release(struct work *w)
 {
-	static struct evidence_msg msg; /* one thread; 15 KiB are too much for each stack */
+	request_free((struct request *)w);
+}
+
+static void answer(struct request *q, int error, const char *why)
+{
+	static struct evidence_msg msg; /* the loop's; 15 KiB are too much for each stack */
 	Belay__FromAttest m = BELAY__FROM_ATTEST__INIT;
 	m.id = q->id;
 	m.error = error;
 	if (error) {
-		m.why = q->why.text;
-	} else if (q->is_file) {
+		m.why = (char *)(uintptr_t)why;
+	} else if (q->file.base.descriptor) {
 		q->file.sha256.data = q->file_digest.bytes;
 		q->file.sha256.len = DIGEST_LEN;
 		m.file = &q->file;
@@ -92,90 +163,45 @@ static void answer(struct request *q, int error)
 	}
 	if (q->fn)
 		q->fn(q->ctx, &m);
-	request_free(q);
+	q->fn = NULL;
 }
 
-static const char *hash_error(int error)
+/* Late, the thread still writes to the request: nothing it touches is read. */
+static void request_done(struct work *w, int error)
 {
-	return error == -ETXTBSY  ? "somebody has it open for writing"
-	       : error == -EAGAIN ? "it changed while it was read"
-	       : error == -EFBIG  ? "it is too large"
-	       : error == -EBUSY  ? "too many files are being read"
-				  : strerror(-error);
-}
-
-static void settle(struct request *q)
-{
-	if (--q->open)
+	struct request *q = (struct request *)w;
+	if (!error) {
+		answer(q, q->error, q->why.text);
 		return;
-	int r = q->why.code;
-	if (r == 0 && !q->is_file)
-		r = reading_finish(&q->reading, q->attest->memory, &q->why);
-	answer(q, r);
-}
-
-static void hashed(void *ctx, int error, const struct digest *digest)
-{
-	struct pending *p = ctx;
-	struct request *q = p->request;
-	if (error == 0)
-		*p->wanted->to = *digest;
-	else if (p->wanted->required && q->why.code == 0)
-		error_set(&q->why, error, "its file cannot be hashed: %s", hash_error(error));
-	settle(q);
-}
-
-static void hash_all(struct request *q)
-{
-	q->open = 1;
-	for (size_t i = 0; i < q->reading.n_wanted; i++) {
-		struct pending *p = &q->pending[i];
-		struct digest d;
-		*p = (struct pending){.request = q, .wanted = &q->reading.wanted[i]};
-		q->open++;
-		int r = hash_get(
-			q->attest->hasher, p->wanted->fd, p->wanted->settled, &d, hashed, p);
-		if (r != -EINPROGRESS)
-			hashed(p, r, &d);
 	}
-	settle(q);
+	log_warn("a question about process %u is given up: its files or memory do not answer",
+		w->process);
+	answer(q, error, "its files do not answer in time (a file system that hangs?)");
+}
+
+static void start(struct request *q, int r)
+{
+	if (r == 0 && (r = workers_add(q->attest->workers, &q->work)) < 0)
+		error_errno(&q->why, r, "no thread to look at it");
+	if (r == 0)
+		return;
+	answer(q, r, q->why.text);
+	request_free(q);
 }
 
 static void ask_process(struct request *q, const Belay__AttestProcess *m, int pidfd)
 {
-	int r = reading_take(&q->reading, q->attest->memory, m->pid, pidfd, m->at_exec, &q->why);
-	if (r < 0)
-		answer(q, r);
-	else
-		hash_all(q);
+	int r = reading_open(&q->reading, m->pid, pidfd, m->at_exec, &q->why);
+	q->work.user = q->reading.evidence.uid;
+	q->work.process = m->pid;
+	start(q, r);
 }
 
 static void ask_file(struct request *q, int fd)
 {
-	struct stat st;
-	struct program_facts look;
-	char link[64], path[PATH_MAX] = "";
-	q->is_file = true;
-	q->reading.n_wanted = 1;
-	q->reading.wanted[0] = (struct wanted){.fd = fd, .required = true, .to = &q->file_digest};
+	q->file_fd = fd;
 	belay__file_facts__init(&q->file);
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-		answer(q, error_set(&q->why, -EINVAL, "it is not a regular file"));
-		return;
-	}
-	int r = program_look(fd, &look);
-	if (r < 0) {
-		answer(q, error_errno(&q->why, r, "it cannot be read"));
-		return;
-	}
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	if (readlink(link, path, sizeof(path) - 1) < 0)
-		path[0] = '\0';
-	q->file.size = (uint64_t)st.st_size;
-	q->file.elf = look.elf;
-	q->file.script = look.script;
-	q->file.interpreter = look.elf && program_is_interpreter(path, &st);
-	hash_all(q);
+	start(q, 0);
 }
 
 int attest_ask(struct attest *a, const Belay__ToAttest *m, int *fds, size_t n_fds,
@@ -193,10 +219,11 @@ int attest_ask(struct attest *a, const Belay__ToAttest *m, int *fds, size_t n_fd
 		fn(ctx, &busy);
 		return 0;
 	}
-	q->attest = a;
-	q->fn = fn;
-	q->ctx = ctx;
-	q->id = m->id;
+	*q = (struct request){.attest = a, .fn = fn, .ctx = ctx, .id = m->id, .file_fd = -1};
+	q->work = (struct work){.user = NOBODY,
+		.run = request_run,
+		.done = request_done,
+		.release = request_release};
 	reading_init(&q->reading);
 	LIST_INSERT_HEAD(&a->requests, q, link);
 	a->n++;

@@ -2,6 +2,7 @@
 """The 28 points of compatibility and every way round, under a whole instance (tests/compat, tests/hostile)."""
 import ctypes, glob, os, select, struct, sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
+import fuse
 from belaytest import *
 
 FULL = bool(os.environ.get("HOSTILE_FULL"))
@@ -159,6 +160,42 @@ def test_a_file_system_that_never_answers(w):
     finally:
         os.close(fd)
         subprocess.run(["umount", "-l", mount])
+
+
+def test_a_program_on_a_file_system_that_never_answers_attest(w):
+    """Who looks at it waits; nobody else does."""
+    if not ROOT or not os.path.exists("/dev/fuse"):
+        raise Skip("needs root and FUSE")
+    start(w)
+    mount = os.path.join(w.tmp, "slow")
+    os.mkdir(mount)
+
+    def answers(pid):
+        try:
+            return os.path.basename(os.readlink(f"/proc/{pid}/exe")) != "belay-attest"
+        except OSError:
+            return True
+
+    try:
+        with open("/bin/sleep", "rb") as f:
+            slow = fuse.OneFile(mount, 0, f.read(), answers)
+    except OSError:
+        raise Skip("no FUSE here")
+    try:
+        assert subprocess.run([mount + "/file", "0"]).returncode == 0
+        stuck = [w.serve(mount + "/file", "60") for _ in range(3)]
+        wait_for("attest asks the file system", lambda: len(set(slow.refused)) == 3)
+        began = time.monotonic()
+        w.run("/bin/true")
+        w.run("/bin/true")
+        assert time.monotonic() - began < 3, "others wait for it too"
+        for p in stuck:
+            assert p.wait(10) == -9, p.output()
+        w.run("/bin/true")
+    finally:
+        slow.close()
+    wait_for("attest is whole", lambda: w.cmd("belay", "status", check=False).returncode == 0)
+    w.run("/bin/true")
 
 
 if __name__ == "__main__":
