@@ -67,19 +67,29 @@ const char *remote_node_of(struct guard *g, const struct addr *a)
 	return NULL;
 }
 
+/* An invitation still open that has the address. */
+static const char *invited_with(struct guard *g, const struct addr *a)
+{
+	const struct invitation *v;
+	uint64_t now = clock_wall_ms();
+	for (size_t i = 0; (v = registry_invitation(g->registry, i)); i++)
+		for (size_t k = 0; v->until_ms > now && k < v->n_addresses; k++) {
+			struct addr other;
+			if (addr_parse(v->addresses[k], &other) == 0 && addr_same_ip(&other, a))
+				return v->node;
+		}
+	return NULL;
+}
+
 const char *remote_address_taken(struct guard *g, const struct addr *a)
 {
-	uint64_t now = clock_mono_ms();
 	for (size_t i = 0; i < g->n_addresses; i++)
 		if (addr_same_ip(&g->addresses[i], a))
 			return g->node;
-	for (size_t i = 0; i < g->remote->n_invites; i++) {
-		const struct invite *v = &g->remote->invites[i];
-		for (size_t k = 0; v->until_ms > now && k < v->n_addresses; k++)
-			if (addr_same_ip(&v->addresses[k], a))
-				return v->node;
-	}
-	return addr_is_loopback(a) || addr_is_any(a) ? "every node" : remote_node_of(g, a);
+	if (addr_is_loopback(a) || addr_is_any(a))
+		return "every node";
+	const char *node = remote_node_of(g, a);
+	return node ? node : invited_with(g, a);
 }
 
 int remote_node_save(struct guard *g, const struct remote_node *n, struct error *e)

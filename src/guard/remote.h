@@ -20,7 +20,6 @@
 #define REMOTE_OPENS_MAX 256 /* requests under way, for each node and direction */
 #define REMOTE_OPEN_MS 3000
 #define REMOTE_NONCE_LEN 32
-#define REMOTE_INVITES_MAX 64
 #define REMOTE_INVITE_MS (3600u * 1000)
 #define REMOTE_VERSION 1
 
@@ -45,19 +44,9 @@ struct remote_node {
 	bool gone; /* forgotten; its memory goes with the last of asking */
 };
 
-struct invite {
-	uint8_t hash[32]; /* SHA-256 of the token's random bytes */
-	char node[NAME_MAX_LEN];
-	struct addr addresses[NODE_ADDRESSES_MAX];
-	size_t n_addresses;
-	uint64_t until_ms;
-};
-
 struct remote {
 	struct remote_node *nodes[REMOTE_NODES_MAX];
 	size_t n_nodes;
-	struct invite invites[REMOTE_INVITES_MAX];
-	size_t n_invites;
 	struct addr listen, data; /* this node's */
 	uint64_t last_request, boot;
 	uv_timer_t timer;      /* stands at the earliest deadline of what we asked */

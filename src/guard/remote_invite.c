@@ -3,8 +3,8 @@
  * administrator; a stranger's join request, whose token is compared in constant time and taken away
  * at once.
  *
- * Of a token (token.h) only the hash of its secret is kept, in memory: a restart forgets
- * invitations.
+ * Of a token (token.h) only the hash of its secret is kept, in the registry, until it is used or
+ * over; it is taken out of there for good before anything is done with it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -21,21 +21,30 @@
 #include "registry/registry.h"
 #include "signer.pb-c.h"
 
+/* Makes and keeps the invitation, and its token. */
+static int invitation_make(struct node_verb *v, struct token *t, struct error *e)
+{
+	struct invitation in = {
+		.until_ms = clock_wall_ms() + REMOTE_INVITE_MS, .n_addresses = v->n_addresses};
+	t->to = v->guard->remote->listen;
+	random_bytes(t->secret, sizeof(t->secret));
+	snprintf(t->node, sizeof(t->node), "%s", v->name);
+	snprintf(in.node, sizeof(in.node), "%s", v->name);
+	for (size_t i = 0; i < v->n_addresses; i++)
+		addr_format(&v->addresses[i], false, in.addresses[i]);
+	sha256_of(t->secret, sizeof(t->secret), in.secret.bytes);
+	return registry_invitation_put(v->guard->registry, &in, clock_wall_ms(), e);
+}
+
 static void invited(
 	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
 {
 	(void)fds, (void)n_fds;
 	struct node_verb *v = ctx;
 	const Belay__FromSigner *m = reply;
-	struct remote *r = g->remote;
-	uint64_t now = clock_mono_ms();
 	struct error e = ERROR_INIT;
-	/* What is over makes room; one name has one open invitation, the last. */
-	for (size_t i = 0; i < r->n_invites; i++)
-		if (r->invites[i].until_ms <= now || !strcmp(r->invites[i].node, v->name))
-			r->invites[i--] = r->invites[--r->n_invites];
-	if (error || m->error || m->data.len != 32 || r->n_invites >= REMOTE_INVITES_MAX) {
-		error = error ? error : m->error ? m->error : -ENOBUFS;
+	if (error || m->error || m->data.len != 32) {
+		error = error ? error : m->error ? m->error : -EPROTO;
 		node_verb_fail(v, error, "invite", reply ? m->why : NULL);
 		return;
 	}
@@ -45,21 +54,18 @@ static void invited(
 		node_verb_fail(v, u, "invite", e.text);
 		return;
 	}
-	struct invite *in = &r->invites[r->n_invites++];
-	*in = (struct invite){.until_ms = now + REMOTE_INVITE_MS, .n_addresses = v->n_addresses};
-	snprintf(in->node, sizeof(in->node), "%s", v->name);
-	memcpy(in->addresses, v->addresses, sizeof(in->addresses));
-	struct token t = {.to = r->listen};
+	if (auditing_admin(g, v->uid, "node-invite", v->name, 0) < 0) {
+		node_verb_fail(v, -EIO, "invite", "the audit log cannot be written");
+		return;
+	}
+	struct token t;
 	char text[TOKEN_TEXT_MAX];
 	memcpy(t.ca_sha256, m->data.data, sizeof(t.ca_sha256));
-	random_bytes(t.secret, sizeof(t.secret));
-	snprintf(t.node, sizeof(t.node), "%s", v->name);
-	sha256_of(t.secret, sizeof(t.secret), in->hash);
-	token_format(&t, text);
-	if (auditing_admin(g, v->uid, "node-invite", v->name, 0) < 0) {
-		r->n_invites--;
-		node_verb_fail(v, -EIO, "invite", "the audit log cannot be written");
+	int r = invitation_make(v, &t, &e);
+	if (r < 0) {
+		node_verb_fail(v, r, "invite", e.text);
 	} else {
+		token_format(&t, text);
 		control_text(g, v->client, text);
 		node_verb_free(v);
 	}
@@ -161,22 +167,49 @@ static void join_signed(
 	node_verb_free(v);
 }
 
+/* The invitation of a token, used up by this; NULL: there is none. */
+static struct node_verb *invitation_use(struct guard *g, const ProtobufCBinaryData *token)
+{
+	struct invitation in;
+	struct digest secret;
+	struct error e = ERROR_INIT;
+	if (token->len != TOKEN_RANDOM)
+		return NULL;
+	sha256_of(token->data, token->len, secret.bytes);
+	int r = registry_invitation_take(g->registry, &secret, &in, &e);
+	if (r < 0 && r != -ENOENT)
+		log_error("%s", e.text);
+	struct node_verb *v = r == 0 && in.until_ms > clock_wall_ms() ? node_verb_new(g, 0) : NULL;
+	if (!v)
+		return NULL;
+	snprintf(v->name, sizeof(v->name), "%s", in.node);
+	for (size_t i = 0; i < in.n_addresses && i < NODE_ADDRESSES_MAX; i++)
+		if (addr_parse(in.addresses[i], &v->addresses[v->n_addresses]) == 0)
+			v->n_addresses++;
+	return v;
+}
+
+static int join_sign(struct node_verb *v, const ProtobufCBinaryData *csr)
+{
+	char text[NODE_ADDRESSES_MAX][ADDR_TEXT_MAX], *list[NODE_ADDRESSES_MAX];
+	for (size_t i = 0; i < v->n_addresses; i++) {
+		addr_format(&v->addresses[i], false, text[i]);
+		list[i] = text[i];
+	}
+	Belay__SignerCsr o = BELAY__SIGNER_CSR__INIT;
+	Belay__ToSigner out = BELAY__TO_SIGNER__INIT;
+	o.csr_der = *csr;
+	o.node = v->name;
+	o.n_addresses = v->n_addresses;
+	o.addresses = list;
+	out.body_case = BELAY__TO_SIGNER__BODY_CSR;
+	out.csr = &o;
+	return arrow_call(v->guard, ROLE_SIGNER, &out.base, NULL, 0, 0, join_signed, v, NULL);
+}
+
 void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m)
 {
-	struct remote *r = g->remote;
-	struct invite in = {0};
-	uint8_t hash[32];
-	if (m->token.len == TOKEN_RANDOM) {
-		sha256_of(m->token.data, m->token.len, hash);
-		for (size_t i = 0; i < r->n_invites; i++) {
-			if (!secret_equal(hash, r->invites[i].hash, sizeof(hash)))
-				continue;
-			in = r->invites[i]; /* one use, whatever follows */
-			r->invites[i--] = r->invites[--r->n_invites];
-		}
-	}
-	struct node_verb *v =
-		in.node[0] && in.until_ms > clock_mono_ms() ? node_verb_new(g, 0) : NULL;
+	struct node_verb *v = invitation_use(g, &m->token);
 	if (!v) {
 		log_peer("a join request with a wrong, used or expired token");
 		if (auditing_admin(g, 0, "node-refused", "wrong, used or expired token", -EACCES) <
@@ -188,25 +221,9 @@ void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m)
 		return;
 	}
 	v->join = m->join;
-	snprintf(v->name, sizeof(v->name), "%s", in.node);
-	memcpy(v->addresses, in.addresses, sizeof(v->addresses));
-	v->n_addresses = in.n_addresses;
 	if (pb_addr_read(m->listen, &v->listen) < 0)
 		v->listen = (struct addr){0};
-	char text[NODE_ADDRESSES_MAX][ADDR_TEXT_MAX], *list[NODE_ADDRESSES_MAX];
-	for (size_t i = 0; i < v->n_addresses; i++) {
-		addr_format(&v->addresses[i], false, text[i]);
-		list[i] = text[i];
-	}
-	Belay__SignerCsr o = BELAY__SIGNER_CSR__INIT;
-	Belay__ToSigner out = BELAY__TO_SIGNER__INIT;
-	o.csr_der = m->csr_der;
-	o.node = v->name;
-	o.n_addresses = v->n_addresses;
-	o.addresses = list;
-	out.body_case = BELAY__TO_SIGNER__BODY_CSR;
-	out.csr = &o;
-	if (arrow_call(g, ROLE_SIGNER, &out.base, NULL, 0, 0, join_signed, v, NULL) < 0) {
+	if (join_sign(v, &m->csr_der) < 0) {
 		join_answer(g, v->join, -EAGAIN, "the signer is away", NULL);
 		node_verb_free(v);
 	}

@@ -10,28 +10,6 @@
 #include "base/clock.h"
 #include "registry/internal.h"
 
-static int bind_text(sqlite3_stmt *s, int i, const char *t)
-{
-	return sqlite3_bind_text(s, i, t ? t : "", -1, SQLITE_STATIC);
-}
-
-static int bind_digest(sqlite3_stmt *s, int i, const struct digest *d)
-{
-	int n = digest_is_none(d) ? 0 : DIGEST_LEN;
-	return n ? sqlite3_bind_blob(s, i, d->bytes, n, SQLITE_STATIC)
-		 : sqlite3_bind_zeroblob(s, i, 0);
-}
-
-/* Commits when k is 0, else rolls back and tells the database's reason. */
-static int finish(struct registry *r, int k, const char *what, struct error *e)
-{
-	if (k == 0)
-		return store_commit(r, what, e);
-	k = store_error(r, what, e);
-	store_rollback(r);
-	return k;
-}
-
 /* ---- programs ---- */
 
 static bool argv0_check(const char *name)
@@ -104,14 +82,14 @@ static int write_program(struct registry *r, const struct enrollment *n)
 			0 ||
 		store_prepare(r, "UPDATE program SET grp = ? WHERE name = ?", &group) < 0)
 		return -EIO;
-	bind_text(s, 1, n->name);
-	bind_text(s, 2, n->group);
-	bind_digest(s, 3, &n->sha256);
-	bind_digest(s, 4, &n->script_sha256);
+	store_bind_text(s, 1, n->name);
+	store_bind_text(s, 2, n->group);
+	store_bind_digest(s, 3, &n->sha256);
+	store_bind_digest(s, 4, &n->script_sha256);
 	sqlite3_bind_int64(s, 5, (int64_t)n->size);
 	sqlite3_bind_int64(s, 6, n->flags);
-	bind_text(s, 7, n->path);
-	bind_text(s, 8, n->script_path);
+	store_bind_text(s, 7, n->path);
+	store_bind_text(s, 8, n->script_path);
 	sqlite3_bind_int64(s, 9, (int64_t)enrollment_time(r, n->name));
 	if (sqlite3_step(s) != SQLITE_ROW)
 		return -EIO;
@@ -122,11 +100,11 @@ static int write_program(struct registry *r, const struct enrollment *n)
 	int k = store_run(del);
 	for (size_t i = 0; k == 0 && i < n->n_argv0; i++) {
 		sqlite3_bind_int64(name, 1, id);
-		bind_text(name, 2, n->argv0[i]);
+		store_bind_text(name, 2, n->argv0[i]);
 		k = store_run(name);
 	}
-	bind_text(group, 1, n->group);
-	bind_text(group, 2, n->name);
+	store_bind_text(group, 1, n->group);
+	store_bind_text(group, 2, n->name);
 	return k ? k : store_run(group);
 }
 
@@ -136,7 +114,7 @@ int registry_enroll(struct registry *r, const struct enrollment *n, struct error
 	if (k < 0)
 		return k;
 	k = store_begin(r, "enroll", e);
-	return k < 0 ? k : finish(r, write_program(r, n), "enroll", e);
+	return k < 0 ? k : store_finish(r, write_program(r, n), "enroll", e);
 }
 
 int registry_unenroll(
@@ -150,9 +128,9 @@ int registry_unenroll(
 	k = store_prepare(
 		r, "DELETE FROM program WHERE name = ?1 AND (?2 IS NULL OR sha256 = ?2)", &s);
 	if (k == 0) {
-		bind_text(s, 1, name);
+		store_bind_text(s, 1, name);
 		if (sha256)
-			bind_digest(s, 2, sha256);
+			store_bind_digest(s, 2, sha256);
 		k = store_run(s);
 	}
 	if (k == 0 && sqlite3_changes(r->db) == 0) {
@@ -160,7 +138,7 @@ int registry_unenroll(
 		return error_set(e, -ENOENT,
 			"cannot unenroll '%s': no such program (try `belay programs`)", name);
 	}
-	return finish(r, k, what, e);
+	return store_finish(r, k, what, e);
 }
 
 /* ---- revocations ---- */
@@ -186,12 +164,12 @@ int registry_revoke(struct registry *r, enum revoked_kind kind, const char *subj
 		&s);
 	if (k == 0) {
 		sqlite3_bind_int(s, 1, (int)kind);
-		bind_text(s, 2, subject);
+		store_bind_text(s, 2, subject);
 		sqlite3_bind_int64(s, 3, (int64_t)clock_wall_ms());
-		bind_text(s, 4, why);
+		store_bind_text(s, 4, why);
 		k = store_run(s);
 	}
-	return finish(r, k, what, e);
+	return store_finish(r, k, what, e);
 }
 
 int registry_unrevoke(
@@ -205,7 +183,7 @@ int registry_unrevoke(
 	k = store_prepare(r, "DELETE FROM revocation WHERE kind = ? AND subject = ?", &s);
 	if (k == 0) {
 		sqlite3_bind_int(s, 1, (int)kind);
-		bind_text(s, 2, subject);
+		store_bind_text(s, 2, subject);
 		k = store_run(s);
 	}
 	if (k == 0 && sqlite3_changes(r->db) == 0) {
@@ -213,68 +191,7 @@ int registry_unrevoke(
 		return error_set(e, -ENOENT,
 			"cannot undo the revocation of '%s': it is not revoked", subject);
 	}
-	return finish(r, k, what, e);
-}
-
-/* ---- nodes ---- */
-
-static int write_node(struct registry *r, const struct node *n)
-{
-	_cleanup_stmt_ sqlite3_stmt *del = NULL, *s = NULL, *a = NULL;
-	if (store_prepare(r, "DELETE FROM node WHERE name = ?", &del) < 0 ||
-		store_prepare(r,
-			"INSERT INTO node(name, link, data, certificate, joined) VALUES(?, ?, ?, "
-			"?, ?)",
-			&s) < 0 ||
-		store_prepare(r, "INSERT OR IGNORE INTO node_address(node, address) VALUES(?, ?)",
-			&a) < 0)
-		return -EIO;
-	bind_text(del, 1, n->name);
-	bind_text(s, 1, n->name);
-	bind_text(s, 2, n->link);
-	bind_text(s, 3, n->data);
-	bind_digest(s, 4, &n->certificate);
-	sqlite3_bind_int64(s, 5, (int64_t)(n->joined_ms ? n->joined_ms : clock_wall_ms()));
-	int k = store_run(del);
-	k = k ? k : store_run(s);
-	for (size_t i = 0; k == 0 && i < n->n_addresses; i++) {
-		bind_text(a, 1, n->name);
-		bind_text(a, 2, n->addresses[i]);
-		k = store_run(a);
-	}
-	return k;
-}
-
-int registry_node_put(struct registry *r, const struct node *n, struct error *e)
-{
-	if (!name_check(n->name) || n->n_addresses > REGISTRY_NODE_ADDRESSES_MAX)
-		return error_set(e, -EINVAL,
-			"cannot add the node: a name is 1 to %d of letters, digits, '.', '_' and "
-			"'-', "
-			"with at most %d addresses",
-			NAME_SIZE - 1, REGISTRY_NODE_ADDRESSES_MAX);
-	int k = store_begin(r, "add the node", e);
-	return k < 0 ? k : finish(r, write_node(r, n), "add the node", e);
-}
-
-int registry_node_remove(struct registry *r, const char *name, struct error *e)
-{
-	static const char what[] = "remove the node";
-	int k = store_begin(r, what, e);
-	if (k < 0)
-		return k;
-	_cleanup_stmt_ sqlite3_stmt *s = NULL;
-	k = store_prepare(r, "DELETE FROM node WHERE name = ?", &s);
-	if (k == 0) {
-		bind_text(s, 1, name);
-		k = store_run(s);
-	}
-	if (k == 0 && sqlite3_changes(r->db) == 0) {
-		store_rollback(r);
-		return error_set(e, -ENOENT,
-			"cannot remove the node '%s': no such node (try `belay node list`)", name);
-	}
-	return finish(r, k, what, e);
+	return store_finish(r, k, what, e);
 }
 
 /* ---- meta ---- */
@@ -295,14 +212,14 @@ int registry_meta_set(
 		      : "DELETE FROM meta WHERE key = ?",
 		&s);
 	if (k == 0) {
-		bind_text(s, 1, key);
+		store_bind_text(s, 1, key);
 		if (value && len)
 			sqlite3_bind_blob(s, 2, value, (int)len, SQLITE_STATIC);
 		else if (value)
 			sqlite3_bind_zeroblob(s, 2, 0);
 		k = store_run(s);
 	}
-	return finish(r, k, what, e);
+	return store_finish(r, k, what, e);
 }
 
 int registry_meta_get(struct registry *r, const char *key, void *ret, size_t size, size_t *ret_len)
@@ -310,7 +227,7 @@ int registry_meta_get(struct registry *r, const char *key, void *ret, size_t siz
 	_cleanup_stmt_ sqlite3_stmt *s = NULL;
 	if (store_prepare(r, "SELECT value FROM meta WHERE key = ?", &s) < 0)
 		return -EIO;
-	bind_text(s, 1, key);
+	store_bind_text(s, 1, key);
 	int k = sqlite3_step(s);
 	if (k != SQLITE_ROW)
 		return k == SQLITE_DONE ? -ENOENT : -EIO;

@@ -28,6 +28,8 @@ struct snapshot {
 	struct entry **by_digest;              /* chains, keyed hash of the SHA-256 */
 	struct revocation **revocations;       /* chains, keyed hash of kind and subject */
 	struct node *nodes;
+	struct invitation *invitations;
+	size_t n_invitations;
 };
 
 struct registry {
@@ -55,6 +57,10 @@ int store_begin(struct registry *r, const char *what, struct error *e);
 /* Ends the transaction: loads the next snapshot, commits, swaps; or, if ok is false, rolls back. */
 int store_commit(struct registry *r, const char *what, struct error *e);
 void store_rollback(struct registry *r);
+/* Commits when k is 0, else rolls back and tells the database's reason. */
+int store_finish(struct registry *r, int k, const char *what, struct error *e);
+int store_bind_text(sqlite3_stmt *s, int i, const char *t); /* NULL: empty */
+int store_bind_digest(sqlite3_stmt *s, int i, const struct digest *d);
 
 /* load.c: 0, -ENOMEM, -E2BIG beyond a limit, -EBADMSG for rows we never wrote, -EIO */
 int snapshot_load(struct registry *r, struct snapshot **ret);

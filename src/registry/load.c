@@ -26,6 +26,7 @@ void snapshot_free(struct snapshot *s)
 	free(s->by_digest);
 	free(s->revocations);
 	free(s->nodes);
+	free(s->invitations);
 	free(s);
 }
 
@@ -221,15 +222,16 @@ static int load_revocations(struct registry *r, struct snapshot *s, size_t n)
 	return 0;
 }
 
-static int load_node_addresses(sqlite3_stmt *q, struct node *n)
+static int load_addresses(sqlite3_stmt *q, const char *node,
+	char ret[REGISTRY_NODE_ADDRESSES_MAX][REGISTRY_ADDRESS_SIZE], size_t *ret_n)
 {
 	int k;
 	sqlite3_reset(q);
-	sqlite3_bind_text(q, 1, n->name, -1, SQLITE_STATIC);
+	sqlite3_bind_text(q, 1, node, -1, SQLITE_STATIC);
 	while ((k = sqlite3_step(q)) == SQLITE_ROW) {
-		if (n->n_addresses == REGISTRY_NODE_ADDRESSES_MAX)
+		if (*ret_n == REGISTRY_NODE_ADDRESSES_MAX)
 			return -EBADMSG;
-		int j = column_text(q, 0, n->addresses[n->n_addresses++], REGISTRY_ADDRESS_SIZE);
+		int j = column_text(q, 0, ret[(*ret_n)++], REGISTRY_ADDRESS_SIZE);
 		if (j < 0)
 			return j;
 	}
@@ -254,7 +256,30 @@ static int load_nodes(struct registry *r, struct snapshot *s, size_t n)
 			column_digest(q, 3, &d->certificate) < 0)
 			return -EBADMSG;
 		d->joined_ms = (uint64_t)sqlite3_column_int64(q, 4);
-		int k = load_node_addresses(a, d);
+		int k = load_addresses(a, d->name, d->addresses, &d->n_addresses);
+		if (k < 0)
+			return k;
+	}
+	return 0;
+}
+
+static int load_invitations(struct registry *r, struct snapshot *s, size_t n)
+{
+	_cleanup_stmt_ sqlite3_stmt *q = NULL, *a = NULL;
+	if (store_prepare(r, "SELECT node, secret, until FROM invitation ORDER BY node", &q) < 0 ||
+		store_prepare(r,
+			"SELECT address FROM invitation_address WHERE node = ? ORDER BY rowid",
+			&a) < 0)
+		return -EIO;
+	for (; s->n_invitations < n; s->n_invitations++) {
+		struct invitation *v = &s->invitations[s->n_invitations];
+		if (sqlite3_step(q) != SQLITE_ROW)
+			return -EIO;
+		if (column_text(q, 0, v->node, sizeof(v->node)) < 0 || !name_check(v->node) ||
+			column_digest(q, 1, &v->secret) < 0 || digest_is_none(&v->secret))
+			return -EBADMSG;
+		v->until_ms = (uint64_t)sqlite3_column_int64(q, 2);
+		int k = load_addresses(a, v->node, v->addresses, &v->n_addresses);
 		if (k < 0)
 			return k;
 	}
@@ -264,11 +289,13 @@ static int load_nodes(struct registry *r, struct snapshot *s, size_t n)
 int snapshot_load(struct registry *r, struct snapshot **ret)
 {
 	_cleanup_(snapshot_freep) struct snapshot *s = calloc(1, sizeof(*s));
-	size_t programs = 0, revocations = 0, nodes = 0;
+	size_t programs = 0, revocations = 0, nodes = 0, invitations = 0;
 	int k = count(r, "SELECT count(*) FROM program", REGISTRY_PROGRAMS_MAX, &programs);
 	k = k ? k
 	      : count(r, "SELECT count(*) FROM revocation", REGISTRY_REVOCATIONS_MAX, &revocations);
 	k = k ? k : count(r, "SELECT count(*) FROM node", REGISTRY_NODES_MAX, &nodes);
+	k = k ? k
+	      : count(r, "SELECT count(*) FROM invitation", REGISTRY_INVITATIONS_MAX, &invitations);
 	if (k < 0 || !s)
 		return k < 0 ? k : -ENOMEM;
 	for (s->n_buckets = 16; s->n_buckets < programs + revocations;)
@@ -277,11 +304,13 @@ int snapshot_load(struct registry *r, struct snapshot **ret)
 	s->by_digest = calloc(s->n_buckets, sizeof(struct entry *));
 	s->revocations = calloc(s->n_buckets, sizeof(struct revocation *));
 	s->nodes = calloc(nodes + 1, sizeof(*s->nodes));
-	if (!s->programs || !s->by_digest || !s->revocations || !s->nodes)
+	s->invitations = calloc(invitations + 1, sizeof(*s->invitations));
+	if (!s->programs || !s->by_digest || !s->revocations || !s->nodes || !s->invitations)
 		return -ENOMEM;
 	k = load_revocations(r, s, revocations);
 	k = k ? k : load_programs(r, s, programs);
 	k = k ? k : load_nodes(r, s, nodes);
+	k = k ? k : load_invitations(r, s, invitations);
 	if (k < 0)
 		return k;
 	*ret = take_ptr(s);

@@ -24,6 +24,7 @@
 #define REGISTRY_PATH_SIZE 512
 #define REGISTRY_NODES_MAX 1024
 #define REGISTRY_NODE_ADDRESSES_MAX 32
+#define REGISTRY_INVITATIONS_MAX 64
 #define REGISTRY_ADDRESS_SIZE 72
 #define REGISTRY_META_MAX 65536 /* bytes of one meta value */
 #define REGISTRY_REVOCATIONS_MAX 65536
@@ -59,6 +60,15 @@ struct node {
 	size_t n_addresses;
 	struct digest certificate; /* SHA-256 of the certificate */
 	uint64_t joined_ms;
+};
+
+/* Who may join once: of the token's secret only a hash is kept. */
+struct invitation {
+	char node[NAME_SIZE];
+	struct digest secret;
+	char addresses[REGISTRY_NODE_ADDRESSES_MAX][REGISTRY_ADDRESS_SIZE];
+	size_t n_addresses;
+	uint64_t until_ms; /* wall clock */
 };
 
 enum revoked_kind { REVOKED_PROGRAM, REVOKED_USER, REVOKED_NODE, REVOKED_CHANNEL, _REVOKED_N };
@@ -98,6 +108,7 @@ size_t registry_programs(const struct registry *r);
 bool registry_knows(const struct registry *r, const char *name);
 bool registry_knows_group(const struct registry *r, const char *group);
 const struct node *registry_node(const struct registry *r, size_t n);
+const struct invitation *registry_invitation(const struct registry *r, size_t n);
 const struct node *registry_node_find(const struct registry *r, const char *name);
 /*
  * Whether what was issued at that time (wall clock, ms) to the subject is revoked. Subjects: a
@@ -132,6 +143,12 @@ int registry_unrevoke(struct registry *r, enum revoked_kind kind, const char *su
 /* Adds or replaces. joined_ms 0: now. */
 int registry_node_put(struct registry *r, const struct node *n, struct error *e) _must_check_;
 int registry_node_remove(struct registry *r, const char *name, struct error *e) _must_check_;
+/* Takes the place of an earlier one of that name, and of all that are over. -E2BIG: too many. */
+int registry_invitation_put(struct registry *r, const struct invitation *n, uint64_t now_ms,
+	struct error *e) _must_check_;
+/* Gives it once: when this returns 0 it is gone from the file, durably. -ENOENT. */
+int registry_invitation_take(struct registry *r, const struct digest *secret,
+	struct invitation *ret, struct error *e) _must_check_;
 /* The guard's own small facts (node name, policy digest, …). value NULL removes. */
 int registry_meta_set(struct registry *r, const char *key, const void *value, size_t len,
 	struct error *e) _must_check_;

@@ -55,6 +55,14 @@ static const char *const migrations[] = {
 	"CREATE TABLE meta("
 	"  key TEXT PRIMARY KEY,"
 	"  value BLOB NOT NULL) STRICT, WITHOUT ROWID;",
+	"CREATE TABLE invitation("
+	"  node TEXT PRIMARY KEY,"
+	"  secret BLOB NOT NULL CHECK(length(secret) = 32),"
+	"  until INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+	"CREATE TABLE invitation_address("
+	"  node TEXT NOT NULL REFERENCES invitation(node) ON DELETE CASCADE,"
+	"  address TEXT NOT NULL,"
+	"  UNIQUE(node, address)) STRICT;",
 };
 
 int store_error(struct registry *r, const char *what, struct error *e)
@@ -137,6 +145,28 @@ int store_commit(struct registry *r, const char *what, struct error *e)
 	r->now = next;
 	r->generation++;
 	return 0;
+}
+
+int store_bind_text(sqlite3_stmt *s, int i, const char *t)
+{
+	return sqlite3_bind_text(s, i, t ? t : "", -1, SQLITE_STATIC);
+}
+
+int store_bind_digest(sqlite3_stmt *s, int i, const struct digest *d)
+{
+	int n = digest_is_none(d) ? 0 : DIGEST_LEN;
+	return n ? sqlite3_bind_blob(s, i, d->bytes, n, SQLITE_STATIC)
+		 : sqlite3_bind_zeroblob(s, i, 0);
+}
+
+/* Commits when k is 0, else rolls back and tells the database's reason. */
+int store_finish(struct registry *r, int k, const char *what, struct error *e)
+{
+	if (k == 0)
+		return store_commit(r, what, e);
+	k = store_error(r, what, e);
+	store_rollback(r);
+	return k;
 }
 
 static int query_int(struct registry *r, const char *sql, int *ret)

@@ -267,6 +267,86 @@ static void test_killed(void **state)
 	}
 }
 
+static struct invitation invitation(const char *node, uint8_t secret, uint64_t until_ms)
+{
+	struct invitation v = {.n_addresses = 2, .until_ms = until_ms};
+	snprintf(v.node, sizeof(v.node), "%s", node);
+	memset(v.secret.bytes, secret, sizeof(v.secret.bytes));
+	snprintf(v.addresses[0], sizeof(v.addresses[0]), "10.0.0.%u", secret);
+	snprintf(v.addresses[1], sizeof(v.addresses[1]), "::%u", secret);
+	return v;
+}
+
+static void test_invitations(void **state)
+{
+	(void)state;
+	struct registry *r = open_ok();
+	struct invitation a = invitation("a", 1, 1000), b = invitation("b", 2, 2000), got;
+	struct error e = ERROR_INIT;
+	assert_int_equal(registry_invitation_put(r, &a, 1, &e), 0);
+	assert_int_equal(registry_invitation_put(r, &b, 1, &e), 0);
+	registry_close(r);
+	r = open_ok();
+	assert_string_equal(registry_invitation(r, 1)->addresses[1], "::2");
+	/* A second of a name takes the first one's place; what is over makes room. */
+	struct invitation again = invitation("a", 3, 3000);
+	assert_int_equal(registry_invitation_put(r, &again, 2000, &e), 0);
+	assert_null(registry_invitation(r, 1));
+	assert_int_equal(registry_invitation_take(r, &a.secret, &got, &e), -ENOENT);
+	assert_int_equal(registry_invitation_take(r, &again.secret, &got, &e), 0);
+	assert_string_equal(got.node, "a");
+	assert_int_equal(got.n_addresses, 2);
+	assert_int_equal(registry_invitation_take(r, &again.secret, &got, &e), -ENOENT);
+	struct invitation none = invitation("c", 0, 1);
+	assert_int_equal(registry_invitation_put(r, &none, 0, &e), -EINVAL);
+	for (unsigned i = 0; i <= REGISTRY_INVITATIONS_MAX; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "n%u", i);
+		struct invitation v = invitation(name, (uint8_t)(i + 1), 9000);
+		int k = registry_invitation_put(r, &v, 3000, &e);
+		assert_int_equal(k, i < REGISTRY_INVITATIONS_MAX ? 0 : -E2BIG);
+	}
+	registry_close(r);
+}
+
+/* Killed at any moment: what was given once is not given again. */
+static void test_invitation_killed(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 8; round++) {
+		struct registry *r = open_ok();
+		struct invitation v = invitation("a", 1, 1000), got;
+		struct error e = ERROR_INIT;
+		int p[2];
+		assert_int_equal(registry_invitation_put(r, &v, 1, &e), 0);
+		registry_close(r);
+		assert_int_equal(pipe(p), 0);
+		pid_t pid = fork();
+		if (pid == 0) {
+			if (registry_open_path(dir, &r, NULL) < 0 || write(p[1], "o", 1) != 1 ||
+				registry_invitation_take(r, &v.secret, &got, NULL) < 0 ||
+				write(p[1], "t", 1) != 1)
+				_exit(1);
+			pause();
+		}
+		close(p[1]);
+		char c;
+		assert_int_equal(read(p[0], &c, 1), 1);
+		if (round % 2)
+			assert_int_equal(read(p[0], &c, 1), 1);
+		else
+			usleep((useconds_t)round * 300);
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		bool taken = round % 2 || read(p[0], &c, 1) == 1;
+		close(p[0]);
+		r = open_ok();
+		int k = registry_invitation_take(r, &v.secret, &got, &e);
+		assert_true(k == -ENOENT || (k == 0 && !taken));
+		registry_close(r);
+	}
+}
+
 static void test_newer_or_damaged(void **state)
 {
 	(void)state;
@@ -284,7 +364,7 @@ static void test_newer_or_damaged(void **state)
 	assert_non_null(strstr(e.text, "newer"));
 	/* Two processes at once would each hold half of the truth. */
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db, "PRAGMA user_version = 1", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "PRAGMA user_version = 2", NULL, NULL, NULL), SQLITE_OK);
 	sqlite3_close(db);
 	struct registry *one = open_ok();
 	assert_int_equal(registry_open_path(dir, &r, &e), -EBUSY);
@@ -318,6 +398,8 @@ int main(void)
 		CASE(test_revoke_and_enroll_again),
 		CASE(test_full_disk),
 		CASE(test_killed),
+		CASE(test_invitations),
+		CASE(test_invitation_killed),
 		CASE(test_newer_or_damaged),
 		CASE(test_open_by_descriptor),
 	};
