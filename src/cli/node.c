@@ -1,13 +1,17 @@
 /* `belay node`: a domain of nodes. `init` makes one, `invite` lets one node in once, `join` is that
- * node. */
+ * node, and waits for its first link. */
 #include <getopt.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/cli.h"
 #include "ipc/ipc.h"
 
 #define NODE_ADDRESSES_MAX 16
+#define JOIN_WAIT_MS 15000 /* for the first link */
+#define JOIN_POLL_MS 50
 
 static const struct {
 	const char *word;
@@ -23,12 +27,26 @@ static const struct {
 static void node_help(void)
 {
 	puts("  init NAME --address ADDR… --listen IP:PORT [--data IP:PORT] [--domain DOMAIN]\n"
+	     "       [--life 397d]\n"
 	     "                 make a domain with this node as its first; ADDR is what programs "
-	     "connect to\n"
+	     "connect to;\n"
+	     "                 certificates of nodes hold for --life and are renewed at two "
+	     "thirds of it\n"
 	     "  invite NAME --address ADDR…   print a one-time token for that node\n"
 	     "  join TOKEN --listen IP:PORT [--data IP:PORT]\n"
 	     "  list [--json]\n"
-	     "  remove NAME    end its links and never accept it again");
+	     "  remove NAME    on the node of init: end its links everywhere, for good");
+}
+
+/* "30s", "12h", "90d"; 0: it is none. */
+static uint64_t life_parse(const char *text)
+{
+	static const char units[] = "smhd";
+	static const unsigned seconds[] = {1, 60, 3600, 86400};
+	char *end;
+	unsigned long n = text[0] >= '1' && text[0] <= '9' ? strtoul(text, &end, 10) : 0;
+	const char *unit = n && n < 1000000 && end[0] && !end[1] ? strchr(units, end[0]) : NULL;
+	return unit ? (uint64_t)n * seconds[unit - units] : 0;
 }
 
 /* Returns EXIT_OK, or the status to end with; -1: help was printed. */
@@ -39,6 +57,7 @@ static int node_parse(int argc, char **argv, Belay__NodeRequest *m, bool *json)
 		{"listen", required_argument, NULL, 'l'},
 		{"data", required_argument, NULL, 'D'},
 		{"domain", required_argument, NULL, 't'},
+		{"life", required_argument, NULL, 'L'},
 		{"json", no_argument, NULL, 'j'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
@@ -61,6 +80,13 @@ static int node_parse(int argc, char **argv, Belay__NodeRequest *m, bool *json)
 		case 't':
 			m->trust_domain = optarg;
 			break;
+		case 'L':
+			m->life_s = life_parse(optarg);
+			if (!m->life_s)
+				return cli_fail(EXIT_USAGE,
+					"'%s' is no time certificates could hold (try --life 90d)",
+					optarg);
+			break;
 		case 'j':
 			*json = true;
 			break;
@@ -74,33 +100,86 @@ static int node_parse(int argc, char **argv, Belay__NodeRequest *m, bool *json)
 	return EXIT_OK;
 }
 
+static const char *state_of(const Belay__NodeRow *n)
+{
+	return n->removed ? "removed" : n->self ? "this node" : n->up ? "up" : "down";
+}
+
+static void print_node_json(const Belay__NodeRow *n, const char *addresses)
+{
+	json_t *j = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "node", n->node, "addresses",
+		addresses, "link", n->link, "state", state_of(n), "since", n->since, "why", n->why,
+		"certificate_until", (json_int_t)n->not_after);
+	if (j)
+		json_dumpf(j, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(j);
+}
+
 static void print_nodes(const Belay__ControlReply *reply, bool json)
 {
-	static const char *const titles[] = {"NODE", "ADDRESSES", "LINK", "STATE", "SINCE", "WHY"};
+	static const char *const titles[] = {
+		"NODE", "ADDRESSES", "LINK", "STATE", "SINCE", "CERTIFICATE UNTIL", "WHY"};
 	struct cli_table *t = json ? NULL : cli_table_new(ARRAY_LEN(titles), titles);
 	for (size_t i = 0; i < reply->n_nodes; i++) {
 		const Belay__NodeRow *n = reply->nodes[i];
-		const char *state = n->self ? "this node" : n->up ? "up" : "down";
-		char addresses[512] = "";
+		char addresses[512] = "", until[32] = "-";
+		time_t at = (time_t)n->not_after;
+		struct tm tm;
 		for (size_t k = 0, len = 0; k < n->n_addresses && len < sizeof(addresses); k++)
 			len += (size_t)snprintf(addresses + len, sizeof(addresses) - len, "%s%s",
 				k ? "," : "", n->addresses[k]);
 		if (json) {
-			json_t *j = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "node", n->node,
-				"addresses", addresses, "link", n->link, "state", state, "since",
-				n->since, "why", n->why);
-			if (j)
-				json_dumpf(j, stdout, JSON_COMPACT);
-			putchar('\n');
-			json_decref(j);
+			print_node_json(n, addresses);
 			continue;
 		}
-		const char *cells[] = {n->node, addresses, n->link, state, n->since, n->why};
+		if (at && gmtime_r(&at, &tm))
+			strftime(until, sizeof(until), "%Y-%m-%dT%H:%M:%SZ", &tm);
+		const char *cells[] = {
+			n->node, addresses, n->link, state_of(n), n->since, until, n->why};
 		for (size_t k = 0; k < ARRAY_LEN(cells); k++)
 			cli_table_cell(t, "%s", cells[k]);
 	}
 	if (t)
 		cli_table_print(t);
+}
+
+/* Is any link up? *why: what is known of one that is not. */
+static bool linked(struct cli_call *c, char why[160])
+{
+	Belay__NodeRequest m = BELAY__NODE_REQUEST__INIT;
+	Belay__ControlRequest rq = BELAY__CONTROL_REQUEST__INIT;
+	_cleanup_reply_ Belay__ControlReply *reply = NULL;
+	m.verb = BELAY__NODE_REQUEST__VERB__LIST;
+	rq.body_case = BELAY__CONTROL_REQUEST__BODY_NODE;
+	rq.node = &m;
+	if (cli_call(c, &rq, NULL, 0, &reply) != EXIT_OK)
+		return false;
+	for (size_t i = 0; i < reply->n_nodes; i++) {
+		const Belay__NodeRow *n = reply->nodes[i];
+		if (n->up && !n->self)
+			return true;
+		if (!n->self && !n->removed)
+			snprintf(why, 160, "%s: %s", n->node, n->why);
+	}
+	return false;
+}
+
+/* The node is one of the domain now, whatever comes of its links. */
+static int join_wait(struct cli_call *c)
+{
+	char why[160] = "no other node is known";
+	struct timespec nap = {.tv_nsec = JOIN_POLL_MS * 1000000L};
+	for (unsigned waited = 0; waited < JOIN_WAIT_MS; waited += JOIN_POLL_MS) {
+		if (linked(c, why))
+			return EXIT_OK;
+		if (waited == 20 * JOIN_POLL_MS)
+			fprintf(stderr, "belay: waiting for the first link (%s)\n", why);
+		nanosleep(&nap, NULL);
+	}
+	return cli_fail(EXIT_REFUSED,
+		"this node has joined, but no link is up after %d s: %s (try belay node list)",
+		JOIN_WAIT_MS / 1000, why);
 }
 
 int cmd_node(int argc, char **argv)
@@ -147,5 +226,6 @@ int cmd_node(int argc, char **argv)
 		print_nodes(reply, json);
 	else if (reply->text[0])
 		printf("%s\n", reply->text);
-	return EXIT_OK;
+	fflush(stdout);
+	return m.verb == BELAY__NODE_REQUEST__VERB__JOIN ? join_wait(&c) : EXIT_OK;
 }

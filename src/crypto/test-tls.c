@@ -43,8 +43,9 @@ static void node_make(const struct domain *d, const char *name, const char *addr
 	assert_int_equal(addr_parse("[2001:db8::7]:0", &addrs[1]), 0);
 	assert_int_equal(x509_key_new(&k), 0);
 	assert_int_equal(x509_csr_make(k, "ignored", &csr, &e), 0);
+	const struct x509_term term = {.life_s = 3600};
 	assert_int_equal(x509_node_issue(d->key, d->ca.data, d->ca.len, csr.data, csr.len, name,
-				 addrs, 2, &n->cert, &e),
+				 addrs, 2, &term, &n->cert, &e),
 		0);
 	assert_int_equal(x509_key_to_der(k, &n->key), 0);
 }

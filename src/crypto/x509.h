@@ -22,6 +22,8 @@
 #define X509_ADDRESSES_MAX 32
 #define X509_CA_DAYS 3650
 #define X509_NODE_DAYS 397
+#define X509_SKEW_S 3600 /* clocks of nodes may differ by so much */
+#define X509_SIGNATURE_MAX 80
 
 /* An owned DER (or PEM) text; may hold a key, so it is erased when cleared. */
 struct der {
@@ -49,7 +51,13 @@ struct x509_node {
 	char node[X509_NODE_MAX];
 	struct addr addresses[X509_ADDRESSES_MAX]; /* port 0 */
 	size_t n_addresses;
-	uint64_t not_after; /* seconds since 1970 */
+	uint64_t issued, not_after; /* seconds since 1970 */
+};
+
+/* How long a certificate is good. */
+struct x509_term {
+	uint64_t issued; /* seconds since 1970; 0: now */
+	uint64_t life_s;
 };
 
 bool x509_domain_valid(const char *domain);
@@ -70,7 +78,8 @@ int x509_csr_verify(const uint8_t *csr, size_t len, struct error *e) _must_check
 /* Signs the request's key for the node and addresses given here. Verifies the request first. */
 int x509_node_issue(const struct x509_key *ca_key, const uint8_t *ca, size_t ca_len,
 	const uint8_t *csr, size_t csr_len, const char *node, const struct addr *addresses,
-	size_t n_addresses, struct der *ret, struct error *e) _must_check_;
+	size_t n_addresses, const struct x509_term *term, struct der *ret,
+	struct error *e) _must_check_;
 /* Verifies cert against exactly this CA, now, and reads it. -EKEYREJECTED with the reason in e. */
 int x509_node_verify(const uint8_t *cert, size_t len, const uint8_t *ca, size_t ca_len,
 	struct x509_node *ret, struct error *e) _must_check_;
@@ -82,5 +91,11 @@ int x509_ca_check(
 	const uint8_t *ca, size_t len, char domain[X509_DOMAIN_MAX], struct error *e) _must_check_;
 /* 0 if the certificate's public key is this key's. */
 int x509_key_matches(const struct x509_key *k, const uint8_t *cert, size_t len) _must_check_;
+/* ECDSA over SHA-256 by a CA's key, of something that cannot be a certificate. */
+int x509_statement_sign(
+	const struct x509_key *ca_key, const void *p, size_t len, struct der *ret) _must_check_;
+/* 0, or -EKEYREJECTED: not this CA's. */
+int x509_statement_verify(const uint8_t *ca, size_t ca_len, const void *p, size_t len,
+	const uint8_t *signature, size_t signature_len) _must_check_;
 /* SHA-256 of the DER: what an invitation pins. */
 void x509_fingerprint(const uint8_t *der, size_t len, uint8_t ret[32]);

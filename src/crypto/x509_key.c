@@ -112,3 +112,20 @@ void x509_fingerprint(const uint8_t *der, size_t len, uint8_t ret[32])
 {
 	sha256_of(der, len, ret);
 }
+
+int x509_statement_sign(const struct x509_key *ca_key, const void *p, size_t len, struct der *ret)
+{
+	uint8_t out[X509_SIGNATURE_MAX];
+	size_t n = sizeof(out);
+	EVP_MD_CTX *m = EVP_MD_CTX_new();
+	bool ok = m && EVP_DigestSignInit(m, NULL, EVP_sha256(), NULL, ca_key->pkey) == 1 &&
+		  EVP_DigestSign(m, out, &n, p, len) == 1;
+	EVP_MD_CTX_free(m);
+	ERR_clear_error();
+	uint8_t *copy = ok ? malloc(n) : NULL;
+	if (!copy)
+		return ok ? -ENOMEM : -EIO;
+	memcpy(copy, out, n);
+	*ret = (struct der){copy, n};
+	return 0;
+}

@@ -14,7 +14,7 @@
 #include "crypto/random.h"
 #include "crypto/x509-private.h"
 
-#define SKEW_S 3600 /* clocks of nodes may differ by so much */
+#define DAY_S 86400u
 
 static bool set_serial(X509 *c)
 {
@@ -27,11 +27,12 @@ static bool set_serial(X509 *c)
 	return ok;
 }
 
-static bool set_validity(X509 *c, int days)
+static bool set_validity(X509 *c, const struct x509_term *term)
 {
-	time_t now = time(NULL);
-	return X509_time_adj_ex(X509_getm_notBefore(c), 0, -SKEW_S, &now) &&
-	       X509_time_adj_ex(X509_getm_notAfter(c), days, 0, &now);
+	time_t from = term->issued ? (time_t)term->issued : time(NULL);
+	return X509_time_adj_ex(X509_getm_notBefore(c), 0, -X509_SKEW_S, &from) &&
+	       X509_time_adj_ex(X509_getm_notAfter(c), (int)(term->life_s / DAY_S),
+		       (long)(term->life_s % DAY_S), &from);
 }
 
 static bool name_cn(X509_NAME *n, const char *cn)
@@ -81,11 +82,11 @@ static bool add_names(X509 *c, const char *uri, const struct addr *addresses, si
 	return ok;
 }
 
-static X509 *cert_begin(EVP_PKEY *subject_key, const char *cn, int days)
+static X509 *cert_begin(EVP_PKEY *subject_key, const char *cn, const struct x509_term *term)
 {
 	_cleanup_cert_ X509 *c = X509_new();
 	if (!c || X509_set_version(c, X509_VERSION_3) != 1 || !set_serial(c) ||
-		!set_validity(c, days) || !name_cn(X509_get_subject_name(c), cn) ||
+		!set_validity(c, term) || !name_cn(X509_get_subject_name(c), cn) ||
 		X509_set_pubkey(c, subject_key) != 1)
 		return NULL;
 	return take_ptr(c);
@@ -104,11 +105,12 @@ int x509_ca_make(
 	const struct x509_key *ca_key, const char *domain, struct der *ret, struct error *e)
 {
 	char uri[X509_DOMAIN_MAX + 16];
+	const struct x509_term term = {.life_s = (uint64_t)X509_CA_DAYS * DAY_S};
 	if (!x509_domain_valid(domain))
 		return error_set(
 			e, -EINVAL, "the domain's name may have a-z, 0-9, dot, dash, underscore");
 	snprintf(uri, sizeof(uri), "spiffe://%s", domain);
-	_cleanup_cert_ X509 *c = cert_begin(ca_key->pkey, "Belay CA", X509_CA_DAYS);
+	_cleanup_cert_ X509 *c = cert_begin(ca_key->pkey, "Belay CA", &term);
 	if (!c || X509_set_issuer_name(c, X509_get_subject_name(c)) != 1 ||
 		!add_ext(c, c, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
 		!add_ext(c, c, NID_key_usage, "critical,keyCertSign,cRLSign") ||
@@ -156,7 +158,7 @@ int x509_csr_verify(const uint8_t *csr, size_t len, struct error *e)
 
 int x509_node_issue(const struct x509_key *ca_key, const uint8_t *ca, size_t ca_len,
 	const uint8_t *csr, size_t csr_len, const char *node, const struct addr *addresses,
-	size_t n_addresses, struct der *ret, struct error *e)
+	size_t n_addresses, const struct x509_term *term, struct der *ret, struct error *e)
 {
 	char domain[X509_DOMAIN_MAX], uri[X509_DOMAIN_MAX + X509_NODE_MAX + 16];
 	int r = x509_ca_check(ca, ca_len, domain, e);
@@ -173,7 +175,7 @@ int x509_node_issue(const struct x509_key *ca_key, const uint8_t *ca, size_t ca_
 		return -EBADMSG;
 	_cleanup_cert_ X509 *issuer = x509_cert_from_der(ca, ca_len);
 	snprintf(uri, sizeof(uri), "spiffe://%s/node/%s", domain, node);
-	_cleanup_cert_ X509 *c = cert_begin(X509_REQ_get0_pubkey(q), node, X509_NODE_DAYS);
+	_cleanup_cert_ X509 *c = cert_begin(X509_REQ_get0_pubkey(q), node, term);
 	if (!c || !issuer || X509_set_issuer_name(c, X509_get_subject_name(issuer)) != 1 ||
 		!add_ext(c, issuer, NID_basic_constraints, "critical,CA:FALSE") ||
 		!add_ext(c, issuer, NID_key_usage, "critical,digitalSignature") ||

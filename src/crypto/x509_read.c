@@ -105,7 +105,7 @@ static int shape_check(X509 *c)
 static int cert_read(X509 *c, struct x509_node *ret, struct error *e)
 {
 	struct x509_node n = {0};
-	struct tm tm;
+	struct tm from, until;
 	int r = shape_check(c);
 	if (r < 0)
 		return error_set(e, -EKEYREJECTED, "the certificate is not of a node's shape");
@@ -116,10 +116,11 @@ static int cert_read(X509 *c, struct x509_node *ret, struct error *e)
 	if (r < 0)
 		return error_set(e, -EKEYREJECTED,
 			"the certificate does not name exactly one node and its addresses");
-	if (ASN1_TIME_to_tm(X509_get0_notAfter(c), &tm) != 1)
-		return error_set(
-			e, -EKEYREJECTED, "the certificate's end of validity is malformed");
-	n.not_after = (uint64_t)timegm(&tm);
+	if (ASN1_TIME_to_tm(X509_get0_notBefore(c), &from) != 1 ||
+		ASN1_TIME_to_tm(X509_get0_notAfter(c), &until) != 1)
+		return error_set(e, -EKEYREJECTED, "the certificate's validity is malformed");
+	n.issued = (uint64_t)timegm(&from) + X509_SKEW_S;
+	n.not_after = (uint64_t)timegm(&until);
 	*ret = n;
 	return 0;
 }
@@ -217,4 +218,17 @@ int x509_node_verify(const uint8_t *cert, size_t len, const uint8_t *ca, size_t 
 			e, -EKEYREJECTED, "the certificate names another domain than its CA");
 	*ret = n;
 	return 0;
+}
+
+int x509_statement_verify(const uint8_t *ca, size_t ca_len, const void *p, size_t len,
+	const uint8_t *signature, size_t signature_len)
+{
+	_cleanup_cert_ X509 *c = x509_cert_from_der(ca, ca_len);
+	EVP_MD_CTX *m = EVP_MD_CTX_new();
+	bool ok = c && m && x509_pkey_ok(X509_get0_pubkey(c)) &&
+		  EVP_DigestVerifyInit(m, NULL, EVP_sha256(), NULL, X509_get0_pubkey(c)) == 1 &&
+		  EVP_DigestVerify(m, signature, signature_len, p, len) == 1;
+	EVP_MD_CTX_free(m);
+	ERR_clear_error();
+	return ok ? 0 : -EKEYREJECTED;
 }

@@ -1,5 +1,5 @@
 /*
- * What the verbs of `belay node` share: remote_node.c has init, remove and the parsing,
+ * What the verbs of `belay node` share: remote_node.c has init and the parsing,
  * remote_invite.c both sides of an invitation at the node that gives it, remote_join.c the node
  * that follows it.
  */
@@ -8,6 +8,13 @@
 #include "control.pb-c.h"
 #include "guard/remote.h"
 #include "guard/token.h"
+
+/* Another node, by the word of the one that lets us in. */
+struct node_seen {
+	char node[NAME_MAX_LEN];
+	struct addr address, owns[NODE_ADDRESSES_MAX];
+	size_t n_owns;
+};
 
 /* A verb that waits for signer or link. */
 struct node_verb {
@@ -19,10 +26,7 @@ struct node_verb {
 	size_t n_addresses;
 	struct addr listen, data;
 	struct token token;
-	struct link_peers_seen {
-		char node[NAME_MAX_LEN];
-		struct addr address;
-	} seen[REMOTE_NODES_MAX];
+	struct node_seen *seen; /* of the domain being joined; owned, REMOTE_NODES_MAX */
 	size_t n_seen;
 	uint64_t join; /* a stranger's: link's number */
 };
@@ -40,3 +44,4 @@ int node_need_free(struct guard *g, uint64_t client) _must_check_;
 /* They own the verb from here on. */
 void node_verb_invite(struct node_verb *v, const Belay__NodeRequest *m);
 void node_verb_join(struct node_verb *v, const Belay__NodeRequest *m);
+void node_verb_remove(struct node_verb *v, const Belay__NodeRequest *m);

@@ -21,8 +21,6 @@
 #include "guard/pb.h"
 #include "registry/registry.h"
 
-#define META_SELF "node.self" /* "name listen data address…" */
-
 static void admin_log(struct guard *g, const char *what, const char *detail, int error)
 {
 	if (auditing_admin(g, 0, what, detail, error) < 0)
@@ -67,13 +65,14 @@ const char *remote_node_of(struct guard *g, const struct addr *a)
 	return NULL;
 }
 
-/* An invitation still open that has the address. */
-static const char *invited_with(struct guard *g, const struct addr *a)
+/* An invitation still open, of another name, that has the address. */
+static const char *invited_with(struct guard *g, const struct addr *a, const char *name)
 {
 	const struct invitation *v;
 	uint64_t now = clock_wall_ms();
 	for (size_t i = 0; (v = registry_invitation(g->registry, i)); i++)
-		for (size_t k = 0; v->until_ms > now && k < v->n_addresses; k++) {
+		for (size_t k = 0; v->until_ms > now && strcmp(v->node, name) && k < v->n_addresses;
+			k++) {
 			struct addr other;
 			if (addr_parse(v->addresses[k], &other) == 0 && addr_same_ip(&other, a))
 				return v->node;
@@ -81,7 +80,7 @@ static const char *invited_with(struct guard *g, const struct addr *a)
 	return NULL;
 }
 
-const char *remote_address_taken(struct guard *g, const struct addr *a)
+const char *remote_address_taken(struct guard *g, const struct addr *a, const char *name)
 {
 	for (size_t i = 0; i < g->n_addresses; i++)
 		if (addr_same_ip(&g->addresses[i], a))
@@ -89,13 +88,14 @@ const char *remote_address_taken(struct guard *g, const struct addr *a)
 	if (addr_is_loopback(a) || addr_is_any(a))
 		return "every node";
 	const char *node = remote_node_of(g, a);
-	return node ? node : invited_with(g, a);
+	return node ? node : invited_with(g, a, name);
 }
 
 int remote_node_save(struct guard *g, const struct remote_node *n, struct error *e)
 {
 	struct node row = {0};
 	snprintf(row.name, sizeof(row.name), "%s", n->name);
+	row.joined_ms = n->issued * 1000;
 	if (n->link.ip_len)
 		addr_format(&n->link, true, row.link);
 	if (n->data.ip_len)
@@ -103,21 +103,6 @@ int remote_node_save(struct guard *g, const struct remote_node *n, struct error 
 	for (size_t i = 0; i < n->n_addresses && i < REGISTRY_NODE_ADDRESSES_MAX; i++)
 		addr_format(&n->addresses[i], false, row.addresses[row.n_addresses++]);
 	return registry_node_put(g->registry, &row, e);
-}
-
-static int node_load(struct guard *g, const struct node *row)
-{
-	struct remote_node *n = remote_node_get(g, row->name);
-	if (!n)
-		return -ENOBUFS;
-	if (row->link[0] && addr_parse(row->link, &n->link) < 0)
-		return -EBADMSG;
-	if (row->data[0] && addr_parse(row->data, &n->data) < 0)
-		return -EBADMSG;
-	for (size_t i = 0; i < row->n_addresses; i++)
-		if (addr_parse(row->addresses[i], &n->addresses[n->n_addresses++]) < 0)
-			return -EBADMSG;
-	return 0;
 }
 
 static void conn_peer_down(struct guard *g, const struct remote_node *n)
@@ -178,14 +163,19 @@ void remote_node_forget(struct guard *g, struct remote_node *n, const char *why)
 	remote_tell_peers(g);
 }
 
+void remote_link_end(struct guard *g, struct remote_node *n, const char *why)
+{
+	link_drop(g, n->name, why);
+	node_down(g, n, why);
+}
+
 void remote_surprise(struct guard *g, struct remote_node *n, const char *what)
 {
 	char text[REASON_MAX];
 	snprintf(text, sizeof(text), "node %s: %s", n->name, what);
 	log_peer("%s; its link ends", text);
 	admin_log(g, "node-surprise", text, 0);
-	link_drop(g, n->name, what);
-	node_down(g, n, what);
+	remote_link_end(g, n, what);
 }
 
 /* ---- messages out ---- */
@@ -218,7 +208,7 @@ void remote_tell_peers(struct guard *g)
 	Belay__LinkPeers p = BELAY__LINK_PEERS__INIT;
 	Belay__ToLink m = BELAY__TO_LINK__INIT;
 	for (size_t i = 0; i < r->n_nodes; i++) {
-		if (!r->nodes[i]->link.ip_len)
+		if (!r->nodes[i]->link.ip_len || r->domain.out)
 			continue;
 		belay__link_peer__init(&peers[p.n_peer]);
 		addrs[p.n_peer] = pb_addr(&r->nodes[i]->link);
@@ -257,7 +247,7 @@ static int take_up(struct guard *g, const Belay__LinkUp *m)
 {
 	if (m->exporter.len != SECRET_LEN || m->n_addresses > NODE_ADDRESSES_MAX)
 		return -EBADMSG;
-	if (registry_revoked(g->registry, REVOKED_NODE, m->node, 0)) {
+	if (remote_removed(g, m->node, m->issued)) {
 		link_drop(g, m->node, "this node was removed");
 		admin_log(g, "node-surprise", m->node, -EKEYREVOKED);
 		return 0;
@@ -275,6 +265,10 @@ static int take_up(struct guard *g, const Belay__LinkUp *m)
 			n->n_addresses++;
 	n->linked = true;
 	n->we_dialed = m->we_dialed;
+	n->issued = m->issued;
+	n->not_after = m->not_after;
+	n->holds_ca = n->renew_asked = false;
+	n->granted_ms = 0;
 	n->changed_ms = clock_wall_ms();
 	n->why[0] = '\0';
 	memcpy(n->exporter.bytes, m->exporter.data, SECRET_LEN);
@@ -288,10 +282,12 @@ static int take_up(struct guard *g, const Belay__LinkUp *m)
 	h.nonce = pb_bytes(n->nonce, sizeof(n->nonce));
 	h.data = &data;
 	h.boot = g->remote->boot;
+	h.holds_ca = g->remote->domain.holds_ca;
 	out.body_case = BELAY__NODE_MESSAGE__BODY_HELLO;
 	out.hello = &h;
 	if (remote_send(g, n, &out) < 0)
 		log_error("cannot greet node %s", n->name);
+	remote_domain_look(g);
 	return 0;
 }
 
@@ -318,9 +314,11 @@ static void take_hello(struct guard *g, struct remote_node *n, const Belay__Node
 	if (data.ip_len)
 		n->data = data;
 	n->ready = true;
+	n->holds_ca = m->holds_ca;
 	if (remote_node_save(g, n, &e) < 0)
 		log_error("%s", e.text);
 	tell_conn(g, n);
+	remote_removals_tell(g, n);
 }
 
 static void take_message(struct guard *g, struct remote_node *n, Belay__NodeMessage *m)
@@ -339,6 +337,12 @@ static void take_message(struct guard *g, struct remote_node *n, Belay__NodeMess
 		remote_take_answer(g, n, m->answer);
 	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_END)
 		remote_take_end(g, n, m->end);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_REMOVALS)
+		remote_take_removals(g, n, m->removals);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_RENEW)
+		remote_take_renew(g, n, m->renew);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_RENEWED)
+		remote_take_renewed(g, n, m->renewed);
 	/* Anything else is of a newer version: ignored, as unknown fields are. */
 }
 
@@ -398,41 +402,12 @@ int remote_conn_message(struct guard *g, const void *from_conn)
 
 /* ---- arrows ---- */
 
-static void tell_dispatcher(struct guard *g)
-{
-	char link[ADDR_TEXT_MAX], data[ADDR_TEXT_MAX];
-	Belay__Listen l = BELAY__LISTEN__INIT;
-	Belay__FromComponent m = BELAY__FROM_COMPONENT__INIT;
-	addr_format(&g->remote->listen, true, link);
-	addr_format(&g->remote->data, true, data);
-	l.link = link;
-	l.data = data;
-	m.body_case = BELAY__FROM_COMPONENT__BODY_LISTEN;
-	m.listen = &l;
-	if (g->node[0] && ipc_send(&g->component.dispatcher, &m.base, NULL, 0) < 0)
-		log_error("cannot ask the dispatcher to listen for nodes");
-}
-
-void remote_dispatcher_up(struct guard *g)
-{
-	tell_dispatcher(g);
-}
-
-int remote_listen_answer(struct guard *g, const void *listen)
-{
-	const Belay__Listen *l = listen;
-	if (l->error) {
-		log_error("cannot listen for other nodes on %s and %s: %s (try another --listen)",
-			l->link, l->data, strerror(-l->error));
-		admin_log(g, "node-listen", l->link, l->error);
-	}
-	return 0;
-}
-
 void remote_arrow_up(struct guard *g, enum role role)
 {
 	if (role == ROLE_LINK)
 		remote_tell_peers(g);
+	if (role == ROLE_SIGNER)
+		remote_identity_ask(g);
 	for (size_t i = 0; role == ROLE_CONN && i < g->remote->n_nodes; i++)
 		if (g->remote->nodes[i]->ready)
 			tell_conn(g, g->remote->nodes[i]);
@@ -442,100 +417,4 @@ void remote_arrow_down(struct guard *g, enum role role)
 {
 	for (size_t i = 0; role == ROLE_LINK && i < g->remote->n_nodes; i++)
 		node_down(g, g->remote->nodes[i], "this node's link process is away");
-}
-
-/* ---- life ---- */
-
-static int self_save(struct guard *g, struct error *e)
-{
-	char text[REGISTRY_META_MAX / 8], a[ADDR_TEXT_MAX], b[ADDR_TEXT_MAX];
-	addr_format(&g->remote->listen, true, a);
-	addr_format(&g->remote->data, true, b);
-	int len = snprintf(text, sizeof(text), "%s %s %s", g->node, a, b);
-	for (size_t i = 0; i < g->n_addresses; i++) {
-		addr_format(&g->addresses[i], false, a);
-		len += snprintf(text + len, sizeof(text) - (size_t)len, " %s", a);
-	}
-	return registry_meta_set(g->registry, META_SELF, text, (size_t)len, e);
-}
-
-static int self_load(struct guard *g)
-{
-	char text[REGISTRY_META_MAX / 8 + 1], *save, *word;
-	size_t len;
-	int r = registry_meta_get(g->registry, META_SELF, text, sizeof(text) - 1, &len);
-	if (r < 0)
-		return r == -ENOENT ? 0 : r;
-	text[len] = '\0';
-	size_t at = 0;
-	for (word = strtok_r(text, " ", &save); word; word = strtok_r(NULL, " ", &save), at++) {
-		if (at == 0)
-			snprintf(g->node, sizeof(g->node), "%s", word);
-		else if (at <= 2)
-			r = addr_parse(word, at == 1 ? &g->remote->listen : &g->remote->data);
-		else if (g->n_addresses < NODE_ADDRESSES_MAX)
-			r = addr_parse(word, &g->addresses[g->n_addresses++]);
-		if (r < 0)
-			return -EBADMSG;
-	}
-	return at < 3 ? -EBADMSG : 0;
-}
-
-int remote_self_set(struct guard *g, const char *name, const struct addr *addresses,
-	size_t n_addresses, const struct addr *listen, const struct addr *data, struct error *e)
-{
-	snprintf(g->node, sizeof(g->node), "%s", name);
-	memcpy(g->addresses, addresses, n_addresses * sizeof(*addresses));
-	g->n_addresses = n_addresses;
-	g->remote->listen = *listen;
-	g->remote->data = *data;
-	int r = self_save(g, e);
-	if (r < 0)
-		return r;
-	guard_addresses_changed(g);
-	tell_dispatcher(g);
-	remote_tell_peers(g);
-	return 0;
-}
-
-int remote_init(struct guard *g, struct error *e)
-{
-	g->remote = calloc(1, sizeof(*g->remote));
-	if (!g->remote)
-		return error_set(e, -ENOMEM, "out of memory");
-	uv_timer_init(&g->component.loop, &g->remote->timer);
-	g->remote->timer.data = g;
-	random_bytes(&g->remote->boot, sizeof(g->remote->boot));
-	int r = self_load(g);
-	const struct node *row;
-	for (size_t i = 0; r == 0 && (row = registry_node(g->registry, i)) != NULL; i++)
-		r = node_load(g, row);
-	if (r < 0)
-		return error_errno(e, r, "the registry's list of nodes cannot be read");
-	tell_dispatcher(g);
-	return 0;
-}
-
-static void remote_closed(uv_handle_t *h)
-{
-	free((char *)h - offsetof(struct remote, timer));
-}
-
-void remote_deinit(struct guard *g)
-{
-	if (!g->remote)
-		return;
-	for (size_t i = 0; i < g->remote->n_nodes; i++) {
-		remote_opens_drop(g, g->remote->nodes[i]);
-		secret_zero(g->remote->nodes[i], sizeof(*g->remote->nodes[i]));
-		free(g->remote->nodes[i]);
-	}
-	g->remote->n_nodes = 0;
-	uv_close((uv_handle_t *)&g->remote->timer, remote_closed);
-	g->remote = NULL;
-}
-
-void remote_status(struct guard *g, char *ret_node, size_t len)
-{
-	snprintf(ret_node, len, "%s", g->node);
 }

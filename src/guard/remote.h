@@ -1,7 +1,8 @@
 /*
  * The node-to-node side of the guard, inside: remote.c holds who the nodes are and their links,
  * remote_open.c and remote_serve.c the two sides of a channel's opening, remote_node.c,
- * remote_invite.c, remote_join.c and remote_list.c the verbs of `belay node`.
+ * remote_invite.c, remote_join.c and remote_list.c the verbs of `belay node`, remote_domain.c and
+ * remote_removed.c who is in the domain and for how long.
  *
  * Trust: link says which node a message is from (its certificate's name and addresses); everything
  * in the message is that node's word about its own programs, and is refused when it speaks of
@@ -12,9 +13,11 @@
 #include "base/secret.h"
 #include "conn.pb-c.h"
 #include "crypto/channel_keys.h"
+#include "crypto/x509.h"
 #include "guard/guard.h"
 #include "link.pb-c.h"
 #include "node.pb-c.h"
+#include "wire/removals.h"
 
 #define REMOTE_NODES_MAX 256
 #define REMOTE_OPENS_MAX 256 /* requests under way, for each node and direction */
@@ -34,6 +37,10 @@ struct remote_node {
 	struct addr link, data; /* where to dial; ip_len 0: not known */
 	bool linked, ready;     /* TLS is up; and hello was exchanged */
 	bool we_dialed;
+	uint64_t issued, not_after; /* of its certificate, seconds since 1970; 0: not known */
+	bool holds_ca;              /* by its own word: whom to ask */
+	bool renew_asked;           /* we asked it for a certificate */
+	uint64_t granted_ms;        /* when it last asked us for one */
 	struct secret exporter, data_secret;
 	uint8_t nonce[REMOTE_NONCE_LEN];
 	uint64_t changed_ms;  /* wall clock */
@@ -44,6 +51,17 @@ struct remote_node {
 	bool gone; /* forgotten; its memory goes with the last of asking */
 };
 
+/* This node in its domain (remote_domain.c, remote_removed.c). */
+struct domain {
+	struct der ca;              /* empty: none, or not known yet */
+	bool holds_ca, out;         /* the CA's key is in our signer; this node was removed */
+	uint64_t issued, not_after; /* of our certificate, seconds since 1970 */
+	uint8_t jitter;
+	struct removals removals;
+	struct der list, signature; /* the same, as it was signed */
+	uv_timer_t *timer;
+};
+
 struct remote {
 	struct remote_node *nodes[REMOTE_NODES_MAX];
 	size_t n_nodes;
@@ -51,6 +69,7 @@ struct remote {
 	uint64_t last_request, boot;
 	uv_timer_t timer;      /* stands at the earliest deadline of what we asked */
 	const uint8_t *ending; /* channel whose end the other node has just told us */
+	struct domain domain;
 };
 
 /* remote.c */
@@ -68,8 +87,11 @@ int remote_node_save(struct guard *g, const struct remote_node *n, struct error 
 int remote_self_set(struct guard *g, const char *name, const struct addr *addresses,
 	size_t n_addresses, const struct addr *listen, const struct addr *data,
 	struct error *e) _must_check_;
-/* A node of ours (also this one) or an invitation that has the address; NULL: free. */
-const char *remote_address_taken(struct guard *g, const struct addr *a);
+/* A node of ours (also this one) or an invitation of another name that has the address; NULL: free.
+ */
+const char *remote_address_taken(struct guard *g, const struct addr *a, const char *name);
+/* Ours to end: its link goes, what is under way over it fails; it may come again. */
+void remote_link_end(struct guard *g, struct remote_node *n, const char *why);
 /* The other node did what no honest one does: audited, its link ends. */
 void remote_surprise(struct guard *g, struct remote_node *n, const char *what);
 
@@ -102,3 +124,25 @@ void remote_list(struct guard *g, uint64_t client);
 
 /* remote_invite.c */
 void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m);
+
+/* remote_domain.c */
+int remote_domain_init(struct guard *g) _must_check_;
+void remote_domain_deinit(struct guard *g);
+/* What our signer holds now: after it came up, and after each change. */
+void remote_identity_ask(struct guard *g);
+/* A link came up, so its certificate's end is to be seen. */
+void remote_domain_look(struct guard *g);
+void remote_renew(struct guard *g);
+void remote_take_renew(struct guard *g, struct remote_node *n, const Belay__NodeRenew *m);
+void remote_take_renewed(struct guard *g, struct remote_node *n, const Belay__NodeRenewed *m);
+/* Our signer, as the domain's CA, for that node and those addresses. fn gets FromSigner. */
+int remote_sign(struct guard *g, const char *node, const struct addr *addresses, size_t n,
+	const ProtobufCBinaryData *csr, call_fn fn, void *ctx) _must_check_;
+
+/* remote_removed.c */
+int remote_removals_load(struct guard *g) _must_check_;
+/* A certificate of that node, issued then (seconds since 1970), counts no more. */
+bool remote_removed(const struct guard *g, const char *node, uint64_t issued);
+void remote_removed_self(struct guard *g);
+void remote_removals_tell(struct guard *g, const struct remote_node *n);
+void remote_take_removals(struct guard *g, struct remote_node *n, const Belay__NodeRemovals *m);

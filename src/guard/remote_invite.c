@@ -21,6 +21,8 @@
 #include "registry/registry.h"
 #include "signer.pb-c.h"
 
+#define JOIN_OWNS_MAX 512 /* addresses told to who joins: with the names they fit one message */
+
 /* Makes and keeps the invitation, and its token. */
 static int invitation_make(struct node_verb *v, struct token *t, struct error *e)
 {
@@ -46,12 +48,6 @@ static void invited(
 	if (error || m->error || m->data.len != 32) {
 		error = error ? error : m->error ? m->error : -EPROTO;
 		node_verb_fail(v, error, "invite", reply ? m->why : NULL);
-		return;
-	}
-	/* A node that was removed may be invited again under its name. */
-	int u = registry_unrevoke(g->registry, REVOKED_NODE, v->name, &e);
-	if (u < 0 && u != -ENOENT) {
-		node_verb_fail(v, u, "invite", e.text);
 		return;
 	}
 	if (auditing_admin(g, v->uid, "node-invite", v->name, 0) < 0) {
@@ -101,34 +97,53 @@ void node_verb_invite(struct node_verb *v, const Belay__NodeRequest *m)
 
 /* ---- a stranger with a token ---- */
 
+/* The nodes there are, for one that joins: where each listens, and what it owns. */
+struct listing {
+	Belay__LinkPeer peer[REMOTE_NODES_MAX + 1], *list[REMOTE_NODES_MAX + 1];
+	Belay__Addr addr[REMOTE_NODES_MAX + 1];
+	char text[JOIN_OWNS_MAX][ADDR_TEXT_MAX], *owns[JOIN_OWNS_MAX];
+	size_t n, n_owns;
+};
+
+static void listing_add(struct listing *l, const char *name, const struct addr *at,
+	const struct addr *addresses, size_t n)
+{
+	Belay__LinkPeer *p = &l->peer[l->n];
+	if (!at->ip_len)
+		return;
+	belay__link_peer__init(p);
+	l->addr[l->n] = pb_addr(at);
+	p->node = pb_text(name);
+	p->address = &l->addr[l->n];
+	p->owns = &l->owns[l->n_owns];
+	for (; p->n_owns < n && l->n_owns < JOIN_OWNS_MAX; l->n_owns++) {
+		addr_format(&addresses[p->n_owns++], false, l->text[l->n_owns]);
+		l->owns[l->n_owns] = l->text[l->n_owns];
+	}
+	l->list[l->n++] = p;
+}
+
 static void join_answer(
 	struct guard *g, uint64_t join, int error, const char *why, const Belay__FromSigner *m)
 {
-	struct remote *r = g->remote;
-	static Belay__LinkPeer peers[REMOTE_NODES_MAX + 1], *list[REMOTE_NODES_MAX + 1];
-	static Belay__Addr addrs[REMOTE_NODES_MAX + 1];
+	static struct listing l;
 	Belay__LinkJoinAnswer a = BELAY__LINK_JOIN_ANSWER__INIT;
 	Belay__ToLink out = BELAY__TO_LINK__INIT;
+	l.n = l.n_owns = 0;
 	a.join = join;
 	a.error = error;
 	a.why = pb_text(why);
-	for (size_t i = 0; m && i <= r->n_nodes; i++) {
-		const struct remote_node *n = i < r->n_nodes ? r->nodes[i] : NULL;
-		const struct addr *at = n ? &n->link : &r->listen;
-		if (!at->ip_len)
-			continue;
-		belay__link_peer__init(&peers[a.n_peer]);
-		addrs[a.n_peer] = pb_addr(at);
-		peers[a.n_peer].node = n ? pb_text(n->name) : g->node;
-		peers[a.n_peer].address = &addrs[a.n_peer];
-		list[a.n_peer] = &peers[a.n_peer];
-		a.n_peer++;
-	}
-	a.peer = list;
 	if (m) {
+		listing_add(&l, g->node, &g->remote->listen, g->addresses, g->n_addresses);
+		for (size_t i = 0; i < g->remote->n_nodes; i++) {
+			const struct remote_node *n = g->remote->nodes[i];
+			listing_add(&l, n->name, &n->link, n->addresses, n->n_addresses);
+		}
 		a.cert_der = m->cert_der;
 		a.ca_der = m->ca_der;
 	}
+	a.peer = l.list;
+	a.n_peer = l.n;
 	out.body_case = BELAY__TO_LINK__BODY_JOIN_ANSWER;
 	out.join_answer = &a;
 	if (arrow_send(g, ROLE_LINK, &out.base, NULL, 0) < 0)
@@ -156,7 +171,10 @@ static void join_signed(
 	}
 	join_answer(g, v->join, 0, "", m);
 	struct remote_node *n = remote_node_get(g, v->name);
+	struct x509_node made;
 	if (n) {
+		if (x509_node_parse(m->cert_der.data, m->cert_der.len, &made, &e) == 0)
+			n->issued = made.issued;
 		memcpy(n->addresses, v->addresses, sizeof(n->addresses));
 		n->n_addresses = v->n_addresses;
 		n->link = v->listen;
@@ -189,24 +207,6 @@ static struct node_verb *invitation_use(struct guard *g, const ProtobufCBinaryDa
 	return v;
 }
 
-static int join_sign(struct node_verb *v, const ProtobufCBinaryData *csr)
-{
-	char text[NODE_ADDRESSES_MAX][ADDR_TEXT_MAX], *list[NODE_ADDRESSES_MAX];
-	for (size_t i = 0; i < v->n_addresses; i++) {
-		addr_format(&v->addresses[i], false, text[i]);
-		list[i] = text[i];
-	}
-	Belay__SignerCsr o = BELAY__SIGNER_CSR__INIT;
-	Belay__ToSigner out = BELAY__TO_SIGNER__INIT;
-	o.csr_der = *csr;
-	o.node = v->name;
-	o.n_addresses = v->n_addresses;
-	o.addresses = list;
-	out.body_case = BELAY__TO_SIGNER__BODY_CSR;
-	out.csr = &o;
-	return arrow_call(v->guard, ROLE_SIGNER, &out.base, NULL, 0, 0, join_signed, v, NULL);
-}
-
 void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m)
 {
 	struct node_verb *v = invitation_use(g, &m->token);
@@ -223,7 +223,8 @@ void remote_take_join(struct guard *g, const Belay__LinkJoinRequest *m)
 	v->join = m->join;
 	if (pb_addr_read(m->listen, &v->listen) < 0)
 		v->listen = (struct addr){0};
-	if (join_sign(v, &m->csr_der) < 0) {
+	if (remote_sign(g, v->name, v->addresses, v->n_addresses, &m->csr_der, join_signed, v) <
+		0) {
 		join_answer(g, v->join, -EAGAIN, "the signer is away", NULL);
 		node_verb_free(v);
 	}

@@ -32,6 +32,8 @@ static void installed(
 		if (!n)
 			continue;
 		n->link = v->seen[i].address;
+		memcpy(n->addresses, v->seen[i].owns, sizeof(n->addresses));
+		n->n_addresses = v->seen[i].n_owns;
 		if (remote_node_save(g, n, &e) < 0)
 			log_error("%s", e.text);
 	}
@@ -40,6 +42,7 @@ static void installed(
 		node_verb_fail(v, r, "keep the node's name", e.text);
 		return;
 	}
+	remote_identity_ask(g);
 	if (auditing_admin(g, v->uid, "node-join", v->name, 0) < 0)
 		log_error("cannot log that this became node %s", v->name);
 	char text[256];
@@ -48,17 +51,28 @@ static void installed(
 	node_verb_free(v);
 }
 
-static void seen_take(struct node_verb *v, const Belay__LinkJoinAnswer *a)
+/* Until a node's first link its certificate is not known; then that one counts. */
+static int seen_take(struct node_verb *v, const Belay__LinkJoinAnswer *a)
 {
+	v->seen = calloc(REMOTE_NODES_MAX, sizeof(*v->seen));
+	if (!v->seen)
+		return -ENOMEM;
 	for (size_t i = 0; i < a->n_peer && v->n_seen < REMOTE_NODES_MAX; i++) {
-		struct link_peers_seen *s = &v->seen[v->n_seen];
-		if (!x509_node_valid(a->peer[i]->node) ||
-			pb_addr_read(a->peer[i]->address, &s->address) < 0 || !s->address.port ||
-			strcmp(a->peer[i]->node, v->name) == 0)
+		const Belay__LinkPeer *p = a->peer[i];
+		struct node_seen *s = &v->seen[v->n_seen];
+		if (!x509_node_valid(p->node) || pb_addr_read(p->address, &s->address) < 0 ||
+			!s->address.port || strcmp(p->node, v->name) == 0)
 			continue;
-		snprintf(s->node, sizeof(s->node), "%s", a->peer[i]->node);
+		snprintf(s->node, sizeof(s->node), "%s", p->node);
+		for (size_t k = 0; k < p->n_owns && s->n_owns < NODE_ADDRESSES_MAX; k++) {
+			struct addr *o = &s->owns[s->n_owns];
+			if (addr_parse(p->owns[k], o) == 0 && !addr_is_loopback(o) &&
+				!addr_is_any(o))
+				s->n_owns++;
+		}
 		v->n_seen++;
 	}
+	return 0;
 }
 
 static void join_done(
@@ -93,7 +107,11 @@ static void join_done(
 	}
 	memcpy(v->addresses, self.addresses, self.n_addresses * sizeof(self.addresses[0]));
 	v->n_addresses = self.n_addresses;
-	seen_take(v, a);
+	r = seen_take(v, a);
+	if (r < 0) {
+		node_verb_fail(v, r, "join", NULL);
+		return;
+	}
 	Belay__SignerInstall o = BELAY__SIGNER_INSTALL__INIT;
 	Belay__ToSigner out = BELAY__TO_SIGNER__INIT;
 	o.ca_der = a->ca_der;

@@ -1,5 +1,5 @@
 /*
- * `belay node`: init, remove and what all its verbs share (node_verb.h; docs/protocol.md, 1).
+ * `belay node`: init and what all its verbs share (node_verb.h; docs/protocol.md, 1).
  * Input: the instance's administrator.
  */
 #include <errno.h>
@@ -20,6 +20,7 @@
 
 void node_verb_free(struct node_verb *v)
 {
+	free(v->seen);
 	secret_zero(v, sizeof(*v));
 	free(v);
 }
@@ -69,7 +70,7 @@ int node_names_parse(struct node_verb *v, const Belay__NodeRequest *m)
 		struct addr *a = &v->addresses[i];
 		const char *taken = NULL;
 		if (addr_parse(m->addresses[i], a) == 0 && !a->port)
-			taken = remote_address_taken(g, a);
+			taken = remote_address_taken(g, a, m->name);
 		else
 			taken = "no address, or one with a port";
 		if (taken) {
@@ -126,6 +127,7 @@ static void inited(struct guard *g, void *ctx, int error, const void *reply, int
 	}
 	if (auditing_admin(g, v->uid, "node-join", v->name, 0) < 0)
 		log_error("cannot log that node %s was made", v->name);
+	remote_identity_ask(g);
 	char text[256], at[ADDR_TEXT_MAX];
 	addr_format(&v->listen, true, at);
 	snprintf(text, sizeof(text), "node %s, first of its domain, listens on %s", v->name, at);
@@ -148,6 +150,7 @@ static void verb_init(struct node_verb *v, const Belay__NodeRequest *m)
 	o.node = v->name;
 	o.n_addresses = m->n_addresses;
 	o.addresses = m->addresses;
+	o.life_s = m->life_s;
 	out.body_case = BELAY__TO_SIGNER__BODY_INIT;
 	out.init = &o;
 	int r = arrow_call(g, ROLE_SIGNER, &out.base, NULL, 0, 0, inited, v, NULL);
@@ -155,37 +158,7 @@ static void verb_init(struct node_verb *v, const Belay__NodeRequest *m)
 		node_verb_fail(v, r, "ask the signer", NULL);
 }
 
-/* ---- remove ---- */
-
-static void verb_remove(struct node_verb *v, const Belay__NodeRequest *m)
-{
-	struct guard *g = v->guard;
-	struct remote_node *n = remote_node_find(g, m->name);
-	struct error e = ERROR_INIT;
-	if (!n) {
-		node_verb_fail(v, -ENOENT, "remove", "there is no such node (try belay node list)");
-		return;
-	}
-	snprintf(v->name, sizeof(v->name), "%s", n->name);
-	/* Revoked first: whatever fails after that, it is not let in again. */
-	int r = registry_revoke(g->registry, REVOKED_NODE, v->name, "removed", &e);
-	if (r == 0) {
-		r = registry_node_remove(g->registry, v->name, &e);
-		r = r == -ENOENT ? 0 : r;
-	}
-	if (auditing_admin(g, v->uid, "node-remove", v->name, r) < 0)
-		log_error("cannot log that node %s was removed", v->name);
-	remote_node_forget(g, n, "this node was removed");
-	if (r < 0) {
-		node_verb_fail(v, r, "remove", e.text);
-		return;
-	}
-	char text[NAME_MAX_LEN + 64];
-	snprintf(text, sizeof(text), "node %s is removed here; other nodes keep their own lists",
-		v->name);
-	control_text(g, v->client, text);
-	node_verb_free(v);
-}
+/* ---- requests ---- */
 
 void remote_control(struct guard *g, uint64_t client, const void *node_request)
 {
@@ -210,7 +183,7 @@ void remote_control(struct guard *g, uint64_t client, const void *node_request)
 		node_verb_free(v);
 		return;
 	case BELAY__NODE_REQUEST__VERB__REMOVE:
-		verb_remove(v, m);
+		node_verb_remove(v, m);
 		return;
 	default:
 		node_verb_fail(v, -ENOSYS, "do that", "there is no such request");

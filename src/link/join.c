@@ -85,6 +85,8 @@ void links_join_answer(struct links *l, uint64_t join, const struct link_joined 
 		addrs[i].port = in->listed[i].address.port;
 		listed[i].node = (char *)(uintptr_t)in->listed[i].node;
 		listed[i].address = &addrs[i];
+		listed[i].owns = (char **)(uintptr_t)in->listed[i].owns;
+		listed[i].n_owns = in->listed[i].n_owns;
 		list[i] = &listed[i];
 		j.n_node = i + 1;
 	}

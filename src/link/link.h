@@ -33,6 +33,9 @@ struct links;
 struct link_listed {
 	char node[X509_NODE_MAX];
 	struct addr address;
+	char *const *owns; /* its own addresses, as the CA's node knows them; borrowed, passed on
+			      unread */
+	size_t n_owns;
 };
 struct link_joined {
 	int error; /* 0 or negative errno */

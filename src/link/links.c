@@ -366,6 +366,8 @@ static int joining_message(struct session *s, const uint8_t *buf, size_t len)
 		listed[n].address =
 			(struct addr){.ip_len = (uint8_t)at->ip.len, .port = (uint16_t)at->port};
 		memcpy(listed[n].address.ip, at->ip.data, at->ip.len);
+		listed[n].owns = a->node[i]->owns;
+		listed[n].n_owns = a->node[i]->n_owns;
 		n++;
 	}
 	struct link_joined j = {.error = a->error < 0 ? a->error : 0,

@@ -66,6 +66,8 @@ static void on_up(void *data, const struct x509_node *n, const struct secret *ex
 	up.exporter = data_of(exporter->bytes, SECRET_LEN);
 	up.we_dialed = we_dialed;
 	up.remote = text_of(remote);
+	up.issued = n->issued;
+	up.not_after = n->not_after;
 	Belay__FromLink m = BELAY__FROM_LINK__INIT;
 	m.body_case = BELAY__FROM_LINK__BODY_UP;
 	m.up = &up;
@@ -127,6 +129,8 @@ static void on_joined(void *data, uint64_t id, const struct link_joined *j)
 		addrs[i].port = j->listed[i].address.port;
 		peers[i].node = text_of(j->listed[i].node);
 		peers[i].address = &addrs[i];
+		peers[i].owns = (char **)(uintptr_t)j->listed[i].owns;
+		peers[i].n_owns = j->listed[i].n_owns;
 		list[i] = &peers[i];
 	}
 	a.peer = list;
@@ -146,6 +150,8 @@ static int listed_of(Belay__LinkPeer *const *in, size_t n, struct link_listed *r
 		if (!x509_node_valid(in[i]->node) || !take_addr(in[i]->address, &ret[i].address))
 			return -EBADMSG;
 		snprintf(ret[i].node, sizeof(ret[i].node), "%s", in[i]->node);
+		ret[i].owns = in[i]->owns;
+		ret[i].n_owns = in[i]->n_owns;
 	}
 	return 0;
 }
@@ -155,6 +161,8 @@ static int order_peers(struct link *l, const Belay__LinkPeers *m)
 	static struct link_listed listed[LINK_PEERS_MAX];
 	if (m->n_peer > LINK_PEERS_MAX || listed_of(m->peer, m->n_peer, listed) < 0)
 		return -EBADMSG;
+	for (size_t i = 0; i < m->n_peer; i++)
+		listed[i].n_owns = 0; /* only who joins is told */
 	return links_peers(l->links, listed, m->n_peer);
 }
 

@@ -143,8 +143,9 @@ static void node_make(
 	assert_int_equal(x509_key_new(&n->key), 0);
 	assert_int_equal(x509_key_to_der(n->key, &n->key_der), 0);
 	assert_int_equal(x509_csr_make(n->key, name, &n->csr, &e), 0);
+	const struct x509_term term = {.life_s = 3600};
 	assert_int_equal(x509_node_issue(d->key, d->ca.data, d->ca.len, n->csr.data, n->csr.len,
-				 name, &a, 1, &n->cert, &e),
+				 name, &a, 1, &term, &n->cert, &e),
 		0);
 	assert_int_equal(links_new(&w->loop, &ops, n, &quick, &n->links), 0);
 	if (identity)

@@ -53,6 +53,8 @@ static int guard_message(
 	m.data = binary(&reply.data);
 	m.ca_der = binary(&reply.ca);
 	m.cert_der = binary(&reply.cert);
+	m.signature = binary(&reply.signature);
+	m.holds_ca = signer.ca_key != NULL;
 	m.audit_public = (ProtobufCBinaryData){ED25519_PUBLIC_LEN, signer.audit.public_key};
 	m.audit_key_name = signer.audit.name;
 	if (reply.identity_changed)

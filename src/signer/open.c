@@ -51,6 +51,28 @@ static int audit_last_load(struct signer *s)
 	return 0;
 }
 
+static int life_load(struct signer *s)
+{
+	_cleanup_der_ struct der f = {0};
+	int r = signer_file_read(s->dir, "ca.life", &f);
+	if (r == -ENOENT) {
+		s->life_s = (uint64_t)X509_NODE_DAYS * 86400;
+		return 0;
+	}
+	if (r < 0 || f.len != 8)
+		return r < 0 ? r : -EBADMSG;
+	for (int i = 0; i < 8; i++)
+		s->life_s = s->life_s << 8 | f.data[i];
+	return 0;
+}
+
+static int removals_load(struct signer *s)
+{
+	_cleanup_der_ struct der f = {0};
+	int r = signer_file_read(s->dir, REMOVALS_FILE, &f);
+	return r == -ENOENT ? 0 : r < 0 ? r : removals_decode(f.data, f.len, &s->removals);
+}
+
 static int ca_load(struct signer *s, struct error *e)
 {
 	_cleanup_der_ struct der key = {0}, ca = {0};
@@ -61,7 +83,12 @@ static int ca_load(struct signer *s, struct error *e)
 		r = x509_key_from_der(key.data, key.len, &s->ca_key);
 	if (!r)
 		r = x509_key_matches(s->ca_key, s->ca_cert.data, s->ca_cert.len);
-	return r < 0 ? error_errno(e, r, "cannot read ca.identity") : 0;
+	if (r < 0)
+		return error_errno(e, r, "cannot read ca.identity");
+	r = life_load(s);
+	if (!r)
+		r = removals_load(s);
+	return r < 0 ? error_errno(e, r, "cannot read ca.life or " REMOVALS_FILE) : 0;
 }
 
 static int node_load(struct signer *s, struct error *e)
@@ -108,4 +135,5 @@ void signer_reply_clear(struct signer_reply *r)
 	der_clear(&r->data);
 	der_clear(&r->ca);
 	der_clear(&r->cert);
+	der_clear(&r->signature);
 }

@@ -46,20 +46,7 @@ static int sign_checkpoint(
 	return r < 0 ? error_errno(e, r, "cannot sign the checkpoint") : 0;
 }
 
-static int addresses_parse(
-	char *const *text, size_t n, struct addr ret[X509_ADDRESSES_MAX], struct error *e)
-{
-	if (n > X509_ADDRESSES_MAX)
-		return error_set(
-			e, -E2BIG, "a node may have at most %d addresses", X509_ADDRESSES_MAX);
-	for (size_t i = 0; i < n; i++)
-		if (addr_parse(text[i], &ret[i]) < 0)
-			return error_set(e, -EINVAL, "%.64s is not an address", text[i]);
-	return 0;
-}
-
-/* Takes over key, cert, ca as the node's identity, on disk first. */
-static int identity_set(struct signer *s, struct der *key, struct der *cert, struct der *ca,
+int signer_identity_set(struct signer *s, struct der *key, struct der *cert, struct der *ca,
 	struct signer_reply *ret, struct error *e)
 {
 	struct x509_node node;
@@ -82,7 +69,7 @@ static int identity_set(struct signer *s, struct der *key, struct der *cert, str
 	return 0;
 }
 
-static int no_identity_yet(const struct signer *s, struct error *e)
+int signer_no_identity(const struct signer *s, struct error *e)
 {
 	if (!s->node_cert.len)
 		return 0;
@@ -90,125 +77,52 @@ static int no_identity_yet(const struct signer *s, struct error *e)
 		s->node.domain);
 }
 
-/* The CA of an init that was cut short is used again if the domain is the same. */
-static int ca_make(struct signer *s, const char *domain, struct error *e)
+/* A fresh key and a request for it, kept until the certificate comes. */
+static int request_make(
+	struct signer *s, const char *node, struct signer_reply *ret, struct error *e)
 {
-	char have[X509_DOMAIN_MAX];
 	_cleanup_x509_key_ struct x509_key *k = NULL;
-	_cleanup_der_ struct der key = {0}, cert = {0}, none = {0};
-	if (s->ca_key) {
-		if (x509_ca_check(s->ca_cert.data, s->ca_cert.len, have, e) < 0)
-			return -EKEYREJECTED;
-		return !strcmp(have, domain)
-			       ? 0
-			       : error_set(e, -EEXIST,
-					 "this node has the CA of the domain %s already", have);
-	}
+	_cleanup_der_ struct der key = {0}, name = {0}, none = {0};
 	int r = x509_key_new(&k);
 	if (!r)
 		r = x509_key_to_der(k, &key);
 	if (r < 0)
 		return error_errno(e, r, "cannot make a key");
-	r = x509_ca_make(k, domain, &cert, e);
+	r = x509_csr_make(k, node, &ret->data, e);
 	if (r < 0)
 		return r;
-	r = signer_identity_put(s->dir, "ca.identity", &key, &cert, &none);
-	if (r < 0)
-		return error_errno(e, r, "cannot keep the CA");
-	s->ca_key = take_ptr(k);
-	s->ca_cert = cert;
-	cert = (struct der){0};
-	return 0;
-}
-
-static int init(
-	struct signer *s, const Belay__SignerInit *m, struct signer_reply *ret, struct error *e)
-{
-	struct addr addrs[X509_ADDRESSES_MAX];
-	_cleanup_x509_key_ struct x509_key *k = NULL;
-	_cleanup_der_ struct der key = {0}, csr = {0}, cert = {0}, ca = {0};
-	int r = no_identity_yet(s, e);
+	/* The name takes the certificate's place until there is one. */
+	r = signer_der_copy((const uint8_t *)node, strlen(node), &name);
 	if (!r)
-		r = addresses_parse(m->addresses, m->n_addresses, addrs, e);
-	if (!r)
-		r = ca_make(s, m->trust_domain, e);
-	if (r < 0)
-		return r;
-	r = x509_key_new(&k);
-	if (!r)
-		r = x509_key_to_der(k, &key);
-	if (!r)
-		r = signer_der_copy(s->ca_cert.data, s->ca_cert.len, &ca);
-	if (r < 0)
-		return error_errno(e, r, "cannot make a key");
-	r = x509_csr_make(k, m->node, &csr, e);
-	if (!r)
-		r = x509_node_issue(s->ca_key, ca.data, ca.len, csr.data, csr.len, m->node, addrs,
-			m->n_addresses, &cert, e);
-	return r < 0 ? r : identity_set(s, &key, &cert, &ca, ret, e);
-}
-
-static int need_ca(const struct signer *s, struct error *e)
-{
-	return s->ca_key ? 0
-			 : error_set(e, -ENOKEY,
-				   "this node does not hold the domain's CA (ask on the node of "
-				   "belay node init)");
-}
-
-static int invite(struct signer *s, struct signer_reply *ret, struct error *e)
-{
-	uint8_t print[32];
-	int r = need_ca(s, e);
-	if (r < 0)
-		return r;
-	x509_fingerprint(s->ca_cert.data, s->ca_cert.len, print);
-	r = signer_der_copy(print, sizeof(print), &ret->data);
-	if (!r)
-		r = signer_der_copy(s->ca_cert.data, s->ca_cert.len, &ret->ca);
-	return r < 0 ? error_errno(e, r, "cannot answer") : 0;
-}
-
-static int sign_csr(
-	struct signer *s, const Belay__SignerCsr *m, struct signer_reply *ret, struct error *e)
-{
-	struct addr addrs[X509_ADDRESSES_MAX];
-	int r = need_ca(s, e);
-	if (!r)
-		r = addresses_parse(m->addresses, m->n_addresses, addrs, e);
-	if (r < 0)
-		return r;
-	if (!strcmp(m->node, s->node.node))
-		return error_set(e, -EPERM, "%s is this node's own name", m->node);
-	r = x509_node_issue(s->ca_key, s->ca_cert.data, s->ca_cert.len, m->csr_der.data,
-		m->csr_der.len, m->node, addrs, m->n_addresses, &ret->cert, e);
-	if (r < 0)
-		return r;
-	r = signer_der_copy(s->ca_cert.data, s->ca_cert.len, &ret->ca);
-	return r < 0 ? error_errno(e, r, "cannot answer") : 0;
+		r = signer_identity_put(s->dir, PENDING_KEY, &key, &name, &none);
+	return r < 0 ? error_errno(e, r, "cannot keep the new key") : 0;
 }
 
 static int make_csr(
 	struct signer *s, const Belay__SignerMakeCsr *m, struct signer_reply *ret, struct error *e)
 {
-	_cleanup_x509_key_ struct x509_key *k = NULL;
-	_cleanup_der_ struct der key = {0}, name = {0}, none = {0};
-	int r = no_identity_yet(s, e);
-	if (r < 0)
-		return r;
-	r = x509_key_new(&k);
-	if (!r)
-		r = x509_key_to_der(k, &key);
-	if (r < 0)
-		return error_errno(e, r, "cannot make a key");
-	r = x509_csr_make(k, m->node, &ret->data, e);
-	if (r < 0)
-		return r;
-	/* The name takes the certificate's place until there is one. */
-	r = signer_der_copy((const uint8_t *)m->node, strlen(m->node), &name);
-	if (!r)
-		r = signer_identity_put(s->dir, PENDING_KEY, &key, &name, &none);
-	return r < 0 ? error_errno(e, r, "cannot keep the new key") : 0;
+	int r = signer_no_identity(s, e);
+	return r < 0 ? r : request_make(s, m->node, ret, e);
+}
+
+static int renew(struct signer *s, struct signer_reply *ret, struct error *e)
+{
+	if (!s->node_cert.len)
+		return error_set(e, -ENOENT, "this node has no certificate to renew");
+	return s->ca_key ? signer_renew_own(s, ret, e) : request_make(s, s->node.node, ret, e);
+}
+
+/* A renewal: everything but key and validity is as it was. */
+static int same_identity(
+	const struct signer *s, const struct der *ca, const struct x509_node *n, struct error *e)
+{
+	bool same = ca->len == s->ca.len && memcmp(ca->data, s->ca.data, ca->len) == 0 &&
+		    n->n_addresses == s->node.n_addresses && !strcmp(n->node, s->node.node);
+	for (size_t i = 0; same && i < n->n_addresses; i++)
+		same = addr_same_ip(&n->addresses[i], &s->node.addresses[i]);
+	return same ? 0
+		    : error_set(e, -EKEYREJECTED,
+			      "the new certificate is not of this node's CA, name and addresses");
 }
 
 static int install(
@@ -217,10 +131,7 @@ static int install(
 	_cleanup_x509_key_ struct x509_key *k = NULL;
 	_cleanup_der_ struct der key = {0}, name = {0}, none = {0}, cert = {0}, ca = {0};
 	struct x509_node node;
-	int r = no_identity_yet(s, e);
-	if (r < 0)
-		return r;
-	r = signer_identity_read(s->dir, PENDING_KEY, &key, &name, &none);
+	int r = signer_identity_read(s->dir, PENDING_KEY, &key, &name, &none);
 	if (r == -ENOENT)
 		return error_set(e, -ENOENT, "no certificate was asked for");
 	if (!r)
@@ -241,7 +152,10 @@ static int install(
 		r = signer_der_copy(m->ca_der.data, m->ca_der.len, &ca);
 	if (r < 0)
 		return error_errno(e, r, "cannot keep the node's identity");
-	r = identity_set(s, &key, &cert, &ca, ret, e);
+	if (s->node_cert.len)
+		r = same_identity(s, &ca, &node, e);
+	if (!r)
+		r = signer_identity_set(s, &key, &cert, &ca, ret, e);
 	if (!r)
 		(void)unlinkat(s->dir, PENDING_KEY, 0);
 	return r;
@@ -264,15 +178,19 @@ int signer_request(
 	case BELAY__TO_SIGNER__BODY_PUBLIC_KEYS:
 		return public_keys(s, ret, e);
 	case BELAY__TO_SIGNER__BODY_INIT:
-		return init(s, m->init, ret, e);
+		return signer_init(s, m->init, ret, e);
 	case BELAY__TO_SIGNER__BODY_INVITE:
-		return invite(s, ret, e);
+		return signer_invite(s, ret, e);
 	case BELAY__TO_SIGNER__BODY_CSR:
-		return sign_csr(s, m->csr, ret, e);
+		return signer_csr(s, m->csr, ret, e);
 	case BELAY__TO_SIGNER__BODY_INSTALL:
 		return install(s, m->install, ret, e);
 	case BELAY__TO_SIGNER__BODY_MAKE_CSR:
 		return make_csr(s, m->make_csr, ret, e);
+	case BELAY__TO_SIGNER__BODY_REMOVE:
+		return signer_remove(s, m->remove, ret, e);
+	case BELAY__TO_SIGNER__BODY_RENEW:
+		return renew(s, ret, e);
 	default:
 		return -EPROTO;
 	}

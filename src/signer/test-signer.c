@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "signer/signer.h"
 
@@ -179,11 +180,127 @@ static void test_domain(void **state)
 	signer_close(&b);
 }
 
+static void init_ok(struct signer *s, uint64_t life_s)
+{
+	char *addrs[] = {"10.0.0.1"};
+	struct signer_reply r = {0};
+	Belay__SignerInit init = BELAY__SIGNER_INIT__INIT;
+	init.trust_domain = "example.test";
+	init.node = "alpha";
+	init.addresses = addrs;
+	init.n_addresses = 1;
+	init.life_s = life_s;
+	assert_int_equal(ask(s, BELAY__TO_SIGNER__BODY_INIT, &init, &r), 0);
+	signer_reply_clear(&r);
+}
+
+/* A list that only grows, each version signed once. */
+static void test_removals(void **state)
+{
+	(void)state;
+	static struct signer a;
+	static struct removals l;
+	_cleanup_close_ int da = dir_make("removals");
+	struct signer_reply r = {0};
+	Belay__SignerRemove rm = BELAY__SIGNER_REMOVE__INIT;
+	rm.node = "beta";
+	opened(&a, da);
+	assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_REMOVE, &rm, &r), -ENOKEY);
+	init_ok(&a, 0);
+	for (uint64_t version = 1; version <= 3; version++) {
+		assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_REMOVE, &rm, &r), 0);
+		assert_int_equal(removals_decode(r.data.data, r.data.len, &l), 0);
+		assert_int_equal(l.version, version);
+		assert_true(removals_has(&l, "beta", (uint64_t)time(NULL) - 1));
+		assert_int_equal(x509_statement_verify(a.ca.data, a.ca.len, r.data.data, r.data.len,
+					 r.signature.data, r.signature.len),
+			0);
+		r.data.data[30] ^= 1;
+		assert_int_equal(x509_statement_verify(a.ca.data, a.ca.len, r.data.data, r.data.len,
+					 r.signature.data, r.signature.len),
+			-EKEYREJECTED);
+		signer_reply_clear(&r);
+		rm.node = version == 1 ? "gamma" : "beta";
+		signer_close(&a);
+		opened(&a, da);
+	}
+	assert_int_equal(l.n, 2);
+	rm.node = "alpha";
+	assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_REMOVE, &rm, &r), -EPERM);
+	rm.node = "no name";
+	assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_REMOVE, &rm, &r), -EINVAL);
+	/* Who is invited again has a certificate that the list does not reach. */
+	_cleanup_x509_key_ struct x509_key *k = NULL;
+	_cleanup_der_ struct der csr = {0};
+	struct x509_node n;
+	struct error e = ERROR_INIT;
+	Belay__SignerCsr sg = BELAY__SIGNER_CSR__INIT;
+	assert_int_equal(x509_key_new(&k), 0);
+	assert_int_equal(x509_csr_make(k, "beta", &csr, &e), 0);
+	sg.csr_der = (ProtobufCBinaryData){csr.len, csr.data};
+	sg.node = "beta";
+	assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_CSR, &sg, &r), 0);
+	assert_int_equal(x509_node_parse(r.cert.data, r.cert.len, &n, &e), 0);
+	assert_false(removals_has(&l, "beta", n.issued));
+	signer_reply_clear(&r);
+	signer_close(&a);
+}
+
+static void test_renewal(void **state)
+{
+	(void)state;
+	static struct signer a, b;
+	_cleanup_close_ int da = dir_make("ra"), db = dir_make("rb");
+	char *addrs[] = {"10.0.0.2"}, *others[] = {"10.0.0.1"};
+	struct signer_reply r = {0}, csr = {0}, cert = {0};
+	opened(&a, da);
+	opened(&b, db);
+	Belay__SignerRenew rn = BELAY__SIGNER_RENEW__INIT;
+	assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_RENEW, &rn, &r), -ENOENT);
+	init_ok(&a, 3600);
+	/* The CA's own node is done at once, with a new key. */
+	struct der old = {0};
+	assert_int_equal(signer_der_copy(a.node_key.data, a.node_key.len, &old), 0);
+	assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_RENEW, &rn, &r), 0);
+	assert_true(r.identity_changed && r.cert.len);
+	assert_true(old.len != a.node_key.len || memcmp(old.data, a.node_key.data, old.len) != 0);
+	assert_int_equal(a.node.not_after - a.node.issued, 3600);
+	der_clear(&old);
+	signer_reply_clear(&r);
+	/* Another asks, and takes only what is its own. */
+	Belay__SignerMakeCsr mk = BELAY__SIGNER_MAKE_CSR__INIT;
+	Belay__SignerCsr sg = BELAY__SIGNER_CSR__INIT;
+	Belay__SignerInstall in = BELAY__SIGNER_INSTALL__INIT;
+	mk.node = "beta";
+	assert_int_equal(ask(&b, BELAY__TO_SIGNER__BODY_MAKE_CSR, &mk, &csr), 0);
+	for (int i = 0; i < 3; i++) { /* joins, is offered other addresses, renews */
+		sg.csr_der = (ProtobufCBinaryData){csr.data.len, csr.data.data};
+		sg.node = "beta";
+		sg.addresses = i == 1 ? others : addrs;
+		sg.n_addresses = 1;
+		assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_CSR, &sg, &cert), 0);
+		in.cert_der = (ProtobufCBinaryData){cert.cert.len, cert.cert.data};
+		in.ca_der = (ProtobufCBinaryData){cert.ca.len, cert.ca.data};
+		assert_int_equal(ask(&b, BELAY__TO_SIGNER__BODY_INSTALL, &in, &r),
+			i == 1 ? -EKEYREJECTED : 0);
+		signer_reply_clear(&cert);
+		signer_reply_clear(&csr);
+		signer_reply_clear(&r);
+		assert_int_equal(ask(&b, BELAY__TO_SIGNER__BODY_RENEW, &rn, &csr), 0);
+		assert_true(!csr.identity_changed && csr.data.len);
+	}
+	signer_reply_clear(&csr);
+	signer_close(&a);
+	signer_close(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_checkpoints),
 		cmocka_unit_test(test_domain),
+		cmocka_unit_test(test_removals),
+		cmocka_unit_test(test_renewal),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, setup, teardown);

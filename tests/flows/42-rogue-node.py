@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A node with a good certificate that does not keep the rules: it speaks for itself only, and each try costs it the link."""
-import glob, os, ssl, struct, sys
+import contextlib, glob, os, ssl, struct, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from belaytest import *
 
@@ -61,7 +61,7 @@ class Rogue:
     def __init__(self, b, port):
         state = glob.glob(os.path.join(b.tmp, "**", "node.identity"), recursive=True)
         parts = fields(open(state[0], "rb").read())
-        pem = os.path.join(b.tmp, "rogue.pem")
+        pem = self.pem = os.path.join(b.tmp, "rogue.pem")
         with open(pem, "wb") as f:
             f.write(subprocess.run(["openssl", "pkey", "-inform", "DER"], input=parts[1], stdout=subprocess.PIPE, check=True).stdout)
             f.write(ssl.DER_cert_to_PEM_cert(parts[2]).encode() + ssl.DER_cert_to_PEM_cert(parts[3]).encode())
@@ -100,14 +100,14 @@ class Rogue:
             return False
 
 
-def alpha_and_rogue(w):
+def alpha_and_rogue(w, *init):
     need("openssl", "redis-server", "redis-cli")
     port = 20000 + os.getpid() % 20000
     b = World(w.mode, w.bin, "two")
     try:
         w.start()
         b.start(*(("--uid-base", "64500") if w.host else ()))
-        w.belay("node", "init", "alpha", "--address", "10.77.0.1", "--listen", f"127.0.0.2:{port}", "--data", f"127.0.0.2:{port + 1}")
+        w.belay("node", "init", "alpha", "--address", "10.77.0.1", "--listen", f"127.0.0.2:{port}", "--data", f"127.0.0.2:{port + 1}", *init)
         token = w.belay("node", "invite", "beta", "--address", "10.77.0.2").stdout.split()[-1]
         b.belay("node", "join", token, "--listen", f"127.0.0.3:{port}", "--data", f"127.0.0.3:{port + 1}")
         wait_for("the link is up", lambda: "up" in w.belay("node", "list").stdout)
@@ -189,6 +189,104 @@ def test_what_it_may_ask_is_judged_by_alpha(w):
         r.send(field(4, field(1, os.urandom(16)) + field(2, b"x")))
         r.send(field(3, field(1, 99) + field(4, os.urandom(16)) + field(5, os.urandom(32)) + field(6, os.urandom(32))))
         wait_for("the channel that was never opened ended", lambda: not w.channels(), 15)
+    finally:
+        b.close()
+
+
+def removals(version, names, domain=b"belay.internal"):
+    """The list of removed nodes as src/wire/removals.h has it."""
+    out = b"belay removals 1\n" + struct.pack(">QB", version, len(domain)) + domain + struct.pack(">H", len(names))
+    return out + b"".join(bytes([len(n)]) + n + struct.pack(">Q", 1 << 40) for n in sorted(names))
+
+
+def list_message(raw, signature):
+    return field(9, field(1, raw) + field(2, signature))
+
+
+def third_node_joins_and_is_removed(w, port):
+    c = World(w.mode, w.bin, "three")
+    try:
+        c.start(*(("--uid-base", "64600") if w.host else ()))
+        token = w.belay("node", "invite", "gamma", "--address", "10.77.0.3").stdout.split()[-1]
+        c.belay("node", "join", token, "--listen", f"127.0.0.4:{port}", "--data", f"127.0.0.4:{port + 1}")
+        w.belay("node", "remove", "gamma")
+    finally:
+        c.close()
+
+
+def test_the_list_of_removed_nodes_is_neither_forged_nor_rolled_back(w):
+    b = alpha_and_rogue(w)
+    try:
+        def link():
+            r = Rogue(b, b.port)
+            r.send(hello())
+            return r
+        def state(name):
+            rows = [json.loads(l) for l in w.belay("node", "list", "--json").stdout.splitlines()]
+            return next((r["state"] for r in rows if r["node"] == name), None)
+        def its_list(r):
+            while 9 not in (m := r.receive()):
+                pass
+            return fields(m[9])
+        third_node_joins_and_is_removed(w, b.port)
+        old = its_list(link())
+        assert b"gamma" in old[1]
+        third_node_joins_and_is_removed(w, b.port)    # the same name again: a newer list
+        new = its_list(link())
+        assert new[1] != old[1]
+        key, raw = os.path.join(b.tmp, "rogue.pem"), removals(99, [b"alpha"])
+        with open(os.path.join(b.tmp, "list"), "wb") as f:
+            f.write(raw)
+        own = subprocess.run(["openssl", "dgst", "-sha256", "-sign", key, f.name], stdout=subprocess.PIPE, check=True).stdout
+        forged = {
+            "signed by a node": (raw, own),
+            "no signature": (raw, b""),
+            "the CA's signature of another list": (raw, new[2]),
+            "a longer one": (new[1] + b"x", new[2]),
+            "nobody removed, with the true signature": (removals(99, []), new[2]),
+            "not a list": (b"x", own),
+        }
+        for what, (l, s) in forged.items():
+            before = len(surprises(w))
+            r = link()
+            r.send(list_message(l, s))
+            assert r.ended(), f"{what}: the link lives on"
+            wait_for(f"{what}: in the audit log", lambda: len(surprises(w)) > before)
+            assert state("gamma") == "removed" and state("alpha") == "this node", what
+        # An older list of the CA's own is what an honest node has that was away: it changes nothing, now or after a restart.
+        r = link()
+        r.send(list_message(old[1], old[2]))
+        assert its_list(link())[1] == new[1]
+        os.kill(w.pids()["guard"], signal.SIGKILL)
+        def again():
+            with contextlib.suppress(OSError, EOFError, AssertionError):
+                return its_list(link())[1] == new[1]
+        wait_for("the newest list after a restart", again)
+    finally:
+        b.close()
+
+
+def test_a_renewal_gives_no_other_name(w):
+    b = alpha_and_rogue(w, "--life", "14s")
+    try:
+        csr = subprocess.run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
+                              os.path.join(b.tmp, "k"), "-subj", "/CN=alpha", "-outform", "DER", "-addext",
+                              "subjectAltName=URI:spiffe://belay.internal/node/alpha,IP:10.77.0.1"],
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+        def ask(what):
+            r = Rogue(b, b.port)
+            r.send(hello())
+            r.send(field(10, field(1, what)))
+            while 11 not in (m := r.receive()):
+                pass
+            return fields(m[11])
+        assert 3 not in ask(csr), "a certificate before it is due"
+        time.sleep(7.5)
+        assert 3 not in ask(b"junk"), "a certificate for what is no request"
+        der = ask(csr)[3]
+        text = subprocess.run(["openssl", "x509", "-inform", "DER", "-noout", "-ext", "subjectAltName"], input=der, stdout=subprocess.PIPE,
+                              check=True).stdout.decode()
+        assert "node/beta" in text and "10.77.0.2" in text and "alpha" not in text and "10.77.0.1" not in text, text
     finally:
         b.close()
 
