@@ -62,6 +62,15 @@ static bool connected_to_it(const struct request *r)
 	       addr_from_sockaddr(&sa, len, &peer) == 0 && addr_equal(&peer, &r->address);
 }
 
+void connect_reset(const struct request *r)
+{
+	const struct sockaddr_storage none = {.ss_family = AF_UNSPEC};
+	if (r->sock < 0 || r->type != SOCK_STREAM || tcp_state(r->sock) != TCP_CLOSE)
+		return;
+	(void)connect(r->sock, (const struct sockaddr *)&none, sizeof(none));
+	(void)sock_int(r->sock, SOL_SOCKET, SO_ERROR); /* which takes it away */
+}
+
 /* ---- the blocking half ---- */
 
 static void set_deadline(struct request *r)

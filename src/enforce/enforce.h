@@ -74,7 +74,7 @@ struct request {
 	struct tree *tree;
 	struct seccomp_notif n; /* a copy: the journal's may be read by a successor */
 	uint64_t question;      /* the id the guard echoes; 0 when not asked */
-	uint64_t since_ms, deadline_ms;
+	uint64_t since_ms, deadline_ms, again_until_ms;
 	int sock;  /* duplicate of the program's socket, or -1 */
 	int pidfd; /* of the process, borrowed from the target cache: valid while serving only */
 	uint32_t pid;
@@ -195,6 +195,8 @@ void act_gone(struct enforce *e, const struct request *r);
 /* ---- connect.c ---- */
 void connect_serve(struct enforce *e, struct request *r);
 void connect_answered(struct enforce *e, struct request *r, int error);
+/* The socket of a connect whose connection was ended before it was told: as if it had not begun. */
+void connect_reset(const struct request *r);
 
 /* ---- data.c: sendto with an address, on everything but Unix sockets ---- */
 void data_serve(struct enforce *e, struct request *r);

@@ -37,6 +37,25 @@ static void guard_closed(struct ipc_chan *chan, int reason)
 	tick_start(e);
 }
 
+/*
+ * Nobody refused: what the guard needed died, and is back. What was begun on a socket has been
+ * ended there, so the socket begins anew, too. Not for ever: a component may die at each try.
+ */
+static void ask_again(struct enforce *e, struct request *r)
+{
+	uint64_t now = clock_mono_ms();
+	r->again = true;
+	r->again_until_ms = r->again_until_ms ? r->again_until_ms : now + GUARD_WAIT_MS;
+	if (now >= r->again_until_ms) {
+		tree_notice(r->tree, "refused: the instance does not answer (try `belay status`)");
+		call_reply(e, r, -EACCES, 0);
+		return;
+	}
+	if (r->answer_to == ANSWER_CONNECT)
+		connect_reset(r);
+	call_serve(e, r);
+}
+
 static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
 {
 	uint32_t i = (uint32_t)(id & ID_INDEX);
@@ -47,7 +66,10 @@ static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
 		x->question = 0;
 		if (x->tree)
 			tree_notice(x->tree, a->notice);
-		exec_answered(e, x, a->error);
+		if (a->again)
+			exec_ask(e, x);
+		else
+			exec_answered(e, x, a->error);
 		return;
 	}
 	struct request *r = i < JOURNAL_SLOTS ? &e->request[i] : NULL;
@@ -55,7 +77,10 @@ static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
 		return; /* its caller died meanwhile */
 	r->question = 0;
 	tree_notice(r->tree, a->notice);
-	call_answered(e, r, a->error);
+	if (a->again)
+		ask_again(e, r);
+	else
+		call_answered(e, r, a->error);
 }
 
 static int take_tree(struct enforce *e, const Belay__TreeAdd *m, int *fds, size_t n_fds)

@@ -183,7 +183,10 @@ static void bind_done(
 		error = -EPROTO;
 	if (error) {
 		bind_drop(g, b);
-		job_answer(j, error == -EPIPE || error == -ETIMEDOUT ? -EACCES : error, NULL);
+		if (error == -EPIPE || error == -ETIMEDOUT)
+			job_fail(j, error, "bind");
+		else
+			job_answer(j, error, NULL);
 		return;
 	}
 	bind_rename(g, b, &local);
@@ -381,7 +384,10 @@ static void listen_done(
 	if (error) {
 		if (b->pending)
 			bind_drop(g, b);
-		job_answer(j, error == -EPIPE || error == -ETIMEDOUT ? -EACCES : error, NULL);
+		if (error == -EPIPE || error == -ETIMEDOUT)
+			job_fail(j, error, "listen");
+		else
+			job_answer(j, error, NULL);
 		return;
 	}
 	if (local.ip_len)

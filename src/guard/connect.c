@@ -218,7 +218,7 @@ static void carried(
 	if (error && c)
 		channel_end(g, c, "it could not be opened");
 	if (error == -EPIPE || error == -ETIMEDOUT)
-		job_fail(j, -ECONNREFUSED, "reach the relay");
+		job_fail(j, error, "reach the relay");
 	else
 		job_answer(j, error, NULL);
 }
@@ -240,7 +240,7 @@ static void carry(
 	r = arrow_call(g, ROLE_CONN, &m->base, fds, n, CALL_NOWAIT, carried, j, &j->pending);
 	if (r < 0) {
 		channel_end(g, c, "conn is away");
-		job_fail(j, -ECONNREFUSED, "reach the relay");
+		job_fail(j, -EPIPE, "reach the relay");
 		return;
 	}
 	if (j->caller->facts != g->facts)
@@ -260,7 +260,10 @@ static void local_dialed(
 		error = m->error;
 	if (error || n_fds < 1) {
 		destroy(g, &j->local, &j->address);
-		job_answer(j, error == -EPIPE || !error ? -ECONNREFUSED : error, NULL);
+		if (error == -EPIPE || error == -ETIMEDOUT)
+			job_fail(j, error, "connect");
+		else
+			job_answer(j, error ? error : -ECONNREFUSED, NULL);
 		return;
 	}
 	struct channel t;

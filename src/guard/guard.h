@@ -256,6 +256,7 @@ struct job {
 	uint32_t mark;
 	uint64_t started_ns;
 	void *remote; /* remote.c's */
+	struct later *later;
 };
 
 /* Ends the job with errno for the program (0 or negative). notice NULL or one line for its stderr.
@@ -266,6 +267,11 @@ void job_answer(struct job *j, int error, const char *notice);
  * It is asked to, then the job begins anew at `start`. False: that has been done, or cannot be.
  */
 bool job_settle(struct job *j, void (*start)(struct job *j));
+/*
+ * Nobody refused it, somebody died under it: it waits for the successor (and the node's link, if
+ * node is given) and is asked again; when nobody comes back its answer is error, with that notice.
+ */
+void job_later(struct job *j, int error, const char *node, const char *notice);
 /* The usual refusal: recorded, EACCES, `belay: refused …`. */
 void job_refuse(struct job *j, const struct endpoint_question *q, const struct verdict *v);
 
@@ -325,10 +331,11 @@ struct guard {
 	struct channels *channels;   /* channel.h */
 	SLIST_HEAD(, limit) limits;  /* limit.h */
 	struct trees *trees;         /* tree.h */
-	struct jobs *jobs;           /* job.h */
-	struct refusals *refusals;   /* refusals.h */
-	struct controls *controls;   /* control.h */
-	struct auditing *auditing;   /* auditing.h */
+	struct jobs *jobs;
+	struct laters *laters;     /* job.h */
+	struct refusals *refusals; /* refusals.h */
+	struct controls *controls; /* control.h */
+	struct auditing *auditing; /* auditing.h */
 	struct remote *remote;
 	struct parts *parts;     /* parts.h: what we know of the other components */
 	char node[NAME_MAX_LEN]; /* this node's name, empty before `belay node init` */

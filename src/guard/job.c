@@ -25,7 +25,8 @@
 #include "guard/process.h"
 #include "guard/tree.h"
 
-#define HELD_WAIT_MS 20000 /* for the fabric; longer than the time-out of asking it */
+#define HELD_WAIT_MS 5000        /* for the fabric to come */
+#define HELD_WAIT_MORE_MS 15000u /* for one that is there: as long as asking it may take */
 
 struct held { /* a question that waits for the fabric to be held against the tables */
 	STAILQ_ENTRY(held) link;
@@ -37,6 +38,7 @@ struct jobs {
 	TAILQ_HEAD(, job) list;
 	STAILQ_HEAD(, held) held;
 	uv_timer_t *held_timer; /* runs while a question is held */
+	bool held_more;
 	size_t n;
 };
 
@@ -66,6 +68,7 @@ static void job_free(struct job *j)
 	process_forget_wait(j->wait);
 	if (j->remote)
 		remote_job_gone(j);
+	later_free(j);
 	seat_leave(j->guard, &j->seat);
 	exec_free(j->exec);
 	subject_unref(j->caller);
@@ -97,20 +100,32 @@ void jobs_deinit(struct guard *g)
 	g->jobs = NULL;
 }
 
-void job_answer(struct job *j, int error, const char *notice)
+static void job_end(struct job *j, Belay__Answer *a)
 {
 	struct guard *g = j->guard;
-	Belay__Answer a = BELAY__ANSWER__INIT;
 	Belay__ToEnforce m = BELAY__TO_ENFORCE__INIT;
-	a.error = error;
-	a.notice = pb_text(notice ? notice : "");
 	m.id = j->question;
 	m.body_case = BELAY__TO_ENFORCE__BODY_ANSWER;
-	m.answer = &a;
+	m.answer = a;
 	if (arrow_up(g, ROLE_ENFORCE) && g->arrows[ROLE_ENFORCE].opened == j->enforce &&
 		arrow_send(g, ROLE_ENFORCE, &m.base, NULL, 0) < 0)
 		log_warn("cannot answer enforce; its successor will ask again");
 	job_free(j);
+}
+
+void job_answer(struct job *j, int error, const char *notice)
+{
+	Belay__Answer a = BELAY__ANSWER__INIT;
+	a.error = error;
+	a.notice = pb_text(notice ? notice : "");
+	job_end(j, &a);
+}
+
+void job_ask_again(struct job *j)
+{
+	Belay__Answer a = BELAY__ANSWER__INIT;
+	a.again = true;
+	job_end(j, &a);
 }
 
 void job_fail(struct job *j, int error, const char *what)
@@ -118,7 +133,10 @@ void job_fail(struct job *j, int error, const char *what)
 	char notice[256];
 	snprintf(notice, sizeof(notice), "belay: cannot %s for pid %u: %s (try belay status)", what,
 		j->pid, strerror(-error));
-	job_answer(j, error == -ETIMEDOUT || error == -EPIPE ? -EACCES : error, notice);
+	if (error == -ETIMEDOUT || error == -EPIPE)
+		job_later(j, -EACCES, NULL, notice);
+	else
+		job_answer(j, error, notice);
 }
 
 void job_refuse(struct job *j, const struct endpoint_question *q, const struct verdict *v)
@@ -264,9 +282,15 @@ static void held_timeout(uv_timer_t *t)
 {
 	struct guard *g = t->data;
 	struct held *h;
+	if (!g->jobs->held_more && arrow_up(g, ROLE_FABRIC)) {
+		g->jobs->held_more = true;
+		uv_timer_start(t, held_timeout, HELD_WAIT_MORE_MS, 0);
+		return;
+	}
 	while ((h = STAILQ_FIRST(&g->jobs->held))) {
 		STAILQ_REMOVE_HEAD(&g->jobs->held, link);
-		job_fail(h->job, -ETIMEDOUT, "judge a call");
+		job_answer(
+			h->job, -EACCES, "belay: refused: the fabric is away (try belay status)");
 		ipc_free(h->message);
 		free(h);
 	}
@@ -290,8 +314,10 @@ static void job_hold(struct job *j, const Belay__FromEnforce *m)
 	}
 	h->job = j;
 	struct jobs *jobs = j->guard->jobs;
-	if (STAILQ_EMPTY(&jobs->held))
+	if (STAILQ_EMPTY(&jobs->held)) {
+		jobs->held_more = false;
 		uv_timer_start(jobs->held_timer, held_timeout, HELD_WAIT_MS, 0);
+	}
 	STAILQ_INSERT_TAIL(&jobs->held, h, link);
 }
 

@@ -24,5 +24,12 @@ void unix_start(struct job *j, const Belay__Question *q);
 void exec_start(struct job *j, const Belay__Question *q);
 void exec_free(struct exec_question *x);
 void disconnect_start(struct job *j);
-/* The usual end of a failed order: what the kernel said, or that the fabric is away. */
+/* The usual end of a failed order: what the kernel said; later, if who had it is away. */
 void job_fail(struct job *j, int error, const char *what);
+/* Enforce serves the call anew: nothing has come of this question. */
+void job_ask_again(struct job *j);
+
+/* later.c */
+int laters_init(struct guard *g) _must_check_;
+void laters_deinit(struct guard *g);
+void later_free(struct job *j);

@@ -48,6 +48,7 @@ struct remote_node *remote_node_get(struct guard *g, const char *name)
 	snprintf(n->name, sizeof(n->name), "%s", name);
 	snprintf(n->why, sizeof(n->why), "no link yet");
 	n->changed_ms = clock_wall_ms();
+	n->down_ms = clock_mono_ms();
 	TAILQ_INIT(&n->asking);
 	TAILQ_INIT(&n->serving);
 	g->remote->nodes[g->remote->n_nodes++] = n;
@@ -130,8 +131,10 @@ static void link_drop(struct guard *g, const char *node, const char *why)
 
 static void node_down(struct guard *g, struct remote_node *n, const char *why)
 {
-	if (n->linked)
+	if (n->linked) {
 		admin_log(g, "node-down", n->name, 0);
+		n->down_ms = clock_mono_ms();
+	}
 	n->linked = n->ready = false;
 	secret_clear(&n->exporter);
 	secret_clear(&n->data_secret);

@@ -25,6 +25,7 @@
 #define REMOTE_NONCE_LEN 32
 #define REMOTE_INVITE_MS (3600u * 1000)
 #define REMOTE_VERSION 1
+#define REMOTE_BACK_MS 2000 /* a link that went down is waited for so long */
 
 struct asking;
 struct serving;
@@ -44,6 +45,7 @@ struct remote_node {
 	struct secret exporter, data_secret;
 	uint8_t nonce[REMOTE_NONCE_LEN];
 	uint64_t changed_ms;  /* wall clock */
+	uint64_t down_ms;     /* when it was first missed */
 	char why[REASON_MAX]; /* down: why */
 	TAILQ_HEAD(, asking) asking;
 	TAILQ_HEAD(, serving) serving;

@@ -123,11 +123,15 @@ static void asking_free(struct asking *a)
 static void asking_fail(struct asking *a, int error, const char *why)
 {
 	struct job *j = a->job;
-	char notice[REASON_MAX + NAME_MAX_LEN + 64];
+	char notice[REASON_MAX + NAME_MAX_LEN + 64], node[NAME_MAX_LEN];
 	snprintf(notice, sizeof(notice), "belay: cannot reach node %s: %s (try belay node list)",
 		a->node->name, why);
+	snprintf(node, sizeof(node), "%s", a->node->name);
+	bool later = error == -EAGAIN || (error == -EHOSTUNREACH && !a->node->gone);
 	asking_free(a);
-	if (j)
+	if (j && later)
+		job_later(j, -EHOSTUNREACH, node, notice);
+	else if (j)
 		job_answer(j, error, notice);
 }
 
@@ -202,7 +206,11 @@ int remote_connect(struct job *j, const char *node)
 	if (!n || !n->ready) {
 		snprintf(notice, sizeof(notice), "belay: node %s is down: %s (try belay node list)",
 			node, n && n->why[0] ? n->why : "its link is coming up");
-		job_answer(j, -EHOSTUNREACH, notice);
+		/* One that is restarting, or we, will be back in a moment. */
+		if (n && clock_mono_ms() - n->down_ms < REMOTE_BACK_MS)
+			job_later(j, -EHOSTUNREACH, node, notice);
+		else
+			job_answer(j, -EHOSTUNREACH, notice);
 		return 0;
 	}
 	if (j->transport != BELAY__TRANSPORT__TRANSPORT_TCP || !own)
@@ -245,7 +253,10 @@ static void asked_carried(
 	if (error && c)
 		channel_end(g, c, "it could not be opened"); /* tells the other node */
 	if (error) {
-		asking_fail(a, error == -EHOSTUNREACH ? error : -ECONNREFUSED,
+		asking_fail(a,
+			error == -EPIPE          ? -EAGAIN
+			: error == -EHOSTUNREACH ? error
+						 : -ECONNREFUSED,
 			"its data connections are down");
 		return;
 	}
@@ -307,7 +318,7 @@ static void asked_paired(
 		g, c, a->node->name, &a->keys, fds[0], asked_carried, a, &j->pending);
 	if (error < 0) {
 		channel_end(g, c, "conn is away");
-		asking_fail(a, -ECONNREFUSED, "this node's conn is away");
+		asking_fail(a, -EAGAIN, "this node's conn is away");
 	}
 }
 
@@ -357,6 +368,10 @@ static void asked_refused(struct asking *a, const Belay__ChannelAnswer *m)
 		.to_node = a->node->name};
 	struct verdict v = {0};
 	verdict_deny(&v, "node %s: %.100s", a->node->name, m->why);
+	if (m->error == -EAGAIN) {
+		asking_fail(a, -EAGAIN, v.why);
+		return;
+	}
 	asking_free(a);
 	if (m->error == -EACCES)
 		job_refuse(j, &q, &v);

@@ -83,8 +83,8 @@ static void served_carried(
 	s->pending = NULL;
 	error = remote_conn_result(error, reply);
 	if (error || !channel_find(g, s->id)) {
-		serving_fail(
-			s, -ECONNREFUSED, error ? "its conn cannot take it" : "ended meanwhile");
+		serving_fail(s, error == -EPIPE ? -EAGAIN : -ECONNREFUSED,
+			error ? "its conn cannot take it" : "ended meanwhile");
 		return;
 	}
 	char *programs[SUBJECT_PROGRAMS_MAX];
@@ -153,12 +153,16 @@ static void served_dialed(
 	if (!error)
 		error = m->error;
 	if (error || n_fds < 1) {
-		serving_fail(s, -ECONNREFUSED, "its listener does not take it");
+		serving_fail(s, error == -EPIPE ? -EAGAIN : -ECONNREFUSED,
+			"its listener does not take it");
 		return;
 	}
-	if (pb_addr_read(m->local, &dialed) < 0 || !dialed.ip_len ||
-		served_start(s, &dialed, fds[0]) < 0)
-		serving_fail(s, -ECONNREFUSED, "it cannot carry the channel");
+	int r = pb_addr_read(m->local, &dialed) < 0 || !dialed.ip_len
+			? -EPROTO
+			: served_start(s, &dialed, fds[0]);
+	if (r < 0)
+		serving_fail(
+			s, r == -EPIPE ? -EAGAIN : -ECONNREFUSED, "it cannot carry the channel");
 }
 
 static void served_listener(struct guard *g, void *ctx, int error, struct subject *to)
@@ -190,7 +194,7 @@ static void served_listener(struct guard *g, void *ctx, int error, struct subjec
 	m.dial = &o;
 	if (arrow_call(g, ROLE_FABRIC, &m.base, NULL, 0, CALL_NOWAIT, served_dialed, s,
 		    &s->pending) < 0)
-		serving_fail(s, -ECONNREFUSED, "its fabric is away");
+		serving_fail(s, -EAGAIN, "its fabric is away");
 }
 
 /* The asking program alone; then whether anybody listens: a stranger does not learn that. */

@@ -35,8 +35,8 @@ int guard_open(struct guard *g, struct error *e)
 		return r;
 	if ((r = parts_init(g)) < 0 || (r = refusals_init(g)) < 0 || (r = processes_init(g)) < 0 ||
 		(r = binds_init(g)) < 0 || (r = grants_init(g)) < 0 || (r = channels_init(g)) < 0 ||
-		(r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 || (r = controls_init(g)) < 0 ||
-		(r = idle_init(g)) < 0 || (r = policies_init(g)) < 0)
+		(r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 || (r = laters_init(g)) < 0 ||
+		(r = controls_init(g)) < 0 || (r = idle_init(g)) < 0 || (r = policies_init(g)) < 0)
 		return error_errno(e, r, "cannot set up");
 	r = auditing_init(g, e);
 	if (r < 0)
@@ -55,6 +55,7 @@ void guard_close(struct guard *g)
 {
 	controls_deinit(g);
 	jobs_deinit(g);
+	laters_deinit(g);
 	arrows_deinit(g);
 	remote_deinit(g);
 	channels_deinit(g);

@@ -204,7 +204,7 @@ int answer(void)
 		;
 	Belay__ToEnforce *m = next(w->enforce, &belay__to_enforce__descriptor);
 	if (!m)
-		return 1;
+		return NO_ANSWER;
 	assert_int_equal(m->body_case, BELAY__TO_ENFORCE__BODY_ANSWER);
 	assert_int_equal(m->id, w->question);
 	int error = m->answer->error;

@@ -18,6 +18,18 @@ rules:
   - { name: open, allow: connect, from: { program: cli }, to: { program: srv }, port: 7001 }
   - { name: sealed, allow: connect, from: { program: cli }, to: { program: srv }, port: 7002, protection: encrypt }
 """
+ALPHA = """
+version: 1
+rules:
+  - { name: listens, allow: bind, from: { program: srv }, port: 7001 }
+  - { name: from-beta, allow: connect, from: { program: cli, node: beta }, to: { program: srv }, port: 7001 }
+"""
+BETA = """
+version: 1
+rules:
+  - { name: to-alpha, allow: connect, from: { program: cli }, to: { program: srv, node: alpha }, port: 7001 }
+"""
+
 
 def parts(w):
     """The components that live now, without asking any of them."""
@@ -28,8 +40,38 @@ def parts(w):
     return pids
 
 
+def killed(w, role, cli, at, seen):
+    """How long after the kill a new connection takes, and that it works."""
+    time.sleep(LEASE)
+    pid = parts(w)[role]
+    t = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    error = cli.errno(f"S.__setitem__(0, S[connect{at}])")
+    seen[f"{w.name} {role} {at[1]}"] = took = time.monotonic() - t
+    assert not error, f"{role} of {w.name} killed: {os.strerror(error)} after {took:.2f} s\n{w.tail()}"
+    assert cli.do("ask(0)") == "hello"
+    assert took <= SECOND, f"{role} of {w.name} killed: a connection took {took:.2f} s\n{w.tail()}"
+    wait_for(f"a new {role}", lambda: parts(w).get(role) not in (None, pid), 5)
+
+
 def say(seen):
     print("# " + ", ".join(f"{k}: {v * 1000:.0f} ms" for k, v in seen.items()), flush=True)
+
+
+def test_on_one_node(w):
+    w.start()
+    srv, cli = (Agent(w, program(w, n)) for n in ("srv", "cli"))
+    w.policy(HERE)
+    for port in (7001, 7002):
+        srv.do(f"serve('127.0.0.1', {port})")
+    old, seen = cli.do("connect('127.0.0.1', 7001)"), {}
+    try:
+        for role in ROLES:
+            for port in (7001, 7002):
+                killed(w, role, cli, ("127.0.0.1", port), seen)
+                assert cli.do(f"ask({old})") == "hello", role
+    finally:
+        say(seen)
 
 
 def test_a_start(w):
@@ -64,9 +106,7 @@ def test_who_is_stopped_is_replaced(w):
             os.kill(pids[r], signal.SIGSTOP)
         cli.tell("S.__setitem__(0, S[connect('127.0.0.1', 7001)])")
         wait_for(f"{roles} replaced\n" + w.tail(), lambda: not any(p == pids[r] for r, p in parts(w).items() if r in roles), 4)
-        with contextlib.suppress(PermissionError):
-            cli.hear(4)
-        cli.do("S.__setitem__(0, S[connect('127.0.0.1', 7001)])")
+        cli.hear(4)
         assert cli.do("ask(0)") == "hello" and cli.do(f"ask({old})") == "hello", roles
         wait_for("all are there again", lambda: len(parts(w)) == len(ROLES), 4)
     # Who goes on in time is let be.
@@ -77,6 +117,14 @@ def test_who_is_stopped_is_replaced(w):
     time.sleep(1.5)
     assert parts(w) == pids, w.tail()
     w.belay("audit", "verify")
+
+
+def test_a_part_that_never_comes(w):
+    """What cannot be judged is refused, and its user is told."""
+    w.start("--without", "fabric")
+    t = time.monotonic()
+    r = w.run("/bin/true", check=False, timeout=60)
+    assert r.returncode == -signal.SIGKILL and "the fabric is away" in r.stderr and time.monotonic() - t < 10, r
 
 
 def test_belayd_killed_with_stopped_parts(w):
@@ -100,6 +148,35 @@ def test_belayd_killed_with_stopped_parts(w):
     assert w.run("/bin/true").returncode == 0 and time.monotonic() - t < 5
     assert w.status()["audit_size"] > size and "shell" in w.belay("programs").stdout
     w.belay("audit", "verify")
+
+
+def test_between_two_nodes(w):
+    b = World(w.mode, w.bin, "two")
+    port = 20000 + os.getpid() * 2 % 20000
+    seen = {}
+    try:
+        w.start()
+        b.start(*(("--uid-base", "64500") if w.host else ()))
+        w.belay("node", "init", "alpha", "--address", "10.77.0.1", "--listen", f"127.0.0.2:{port}", "--data", f"127.0.0.2:{port + 1}")
+        token = w.belay("node", "invite", "beta", "--address", "10.77.0.2").stdout.split()[-1]
+        b.belay("node", "join", token, "--listen", f"127.0.0.3:{port}", "--data", f"127.0.0.3:{port + 1}")
+        wait_for("the link is up\n" + w.tail() + b.tail(), lambda: all("up" in x.belay("node", "list").stdout for x in (w, b)))
+        srv, cli = Agent(w, program(w, "srv")), Agent(b, program(b, "cli"))
+        w.policy(ALPHA)
+        b.policy(BETA)
+        srv.do("serve('10.77.0.1', 7001)")
+        cli.do("connect('10.77.0.1', 7001)")
+        old = cli.do("connect('10.77.0.1', 7001)")
+        for x in (w, b):
+            for role in ROLES:
+                killed(x, role, cli, ("10.77.0.1", 7001), seen)
+                if role != "conn":
+                    assert cli.do(f"ask({old})") == "hello", role
+                else:
+                    old = cli.do("connect('10.77.0.1', 7001)")
+    finally:
+        say(seen)
+        b.close()
 
 
 main(globals())
