@@ -16,8 +16,9 @@
 #include "belayd/belayd.h"
 #include "component.pb-c.h"
 
-#define LATE_MS 1000 /* who finds himself woken so late was stopped too, and with him the others \
-		      */
+#define LATE_MS                                                               \
+	1000 /* who is woken so late was stopped too, and with him the others \
+	      */
 
 static void on_round_end(uv_timer_t *t);
 static void on_asked(uv_poll_t *p, int status, int events);

@@ -155,18 +155,10 @@ static void settled(
 	job_answer(j, error ? -EACCES : 0, NULL);
 }
 
-/*
- * Orders to end sockets are on their way; the image must not run before they are carried out. The
- * fabric serves orders in turn, so when it has answered one more, it has done those before.
- */
+/* Orders to end sockets are on their way; the image must not run before they are carried out. */
 static void answer_when_ended(struct job *j)
 {
-	Belay__FabricStats s = BELAY__FABRIC_STATS__INIT;
-	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
-	m.body_case = BELAY__TO_FABRIC__BODY_STATS;
-	m.stats = &s;
-	if (arrow_call(j->guard, ROLE_FABRIC, &m.base, NULL, 0, CALL_RESEND, settled, j,
-		    &j->pending) < 0)
+	if (job_barrier(j, settled) < 0)
 		job_answer(j, -EACCES, "belay: refused: the sockets it inherits cannot be judged");
 }
 

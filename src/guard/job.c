@@ -173,18 +173,23 @@ static void settled(
 	j->again(j);
 }
 
-bool job_settle(struct job *j, void (*start)(struct job *j))
+/* The fabric serves orders in turn: when it has answered one more, it has done those before. */
+int job_barrier(struct job *j, call_fn fn)
 {
 	Belay__FabricStats s = BELAY__FABRIC_STATS__INIT;
 	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	m.body_case = BELAY__TO_FABRIC__BODY_STATS;
+	m.stats = &s;
+	return arrow_call(j->guard, ROLE_FABRIC, &m.base, NULL, 0, CALL_RESEND, fn, j, &j->pending);
+}
+
+bool job_settle(struct job *j, void (*start)(struct job *j))
+{
 	if (j->settled)
 		return false;
 	j->settled = true;
 	j->again = start;
-	m.body_case = BELAY__TO_FABRIC__BODY_STATS;
-	m.stats = &s;
-	return arrow_call(j->guard, ROLE_FABRIC, &m.base, NULL, 0, CALL_RESEND, settled, j,
-		       &j->pending) == 0;
+	return job_barrier(j, settled) == 0;
 }
 
 /* ---- the question ---- */

@@ -26,6 +26,8 @@ void exec_free(struct exec_question *x);
 void disconnect_start(struct job *j);
 /* The usual end of a failed order: what the kernel said; later, if who had it is away. */
 void job_fail(struct job *j, int error, const char *what);
+/* fn, as j's pending call, when the fabric has carried out every order given before. */
+int job_barrier(struct job *j, call_fn fn) _must_check_;
 /* Enforce serves the call anew: nothing has come of this question. */
 void job_ask_again(struct job *j);
 

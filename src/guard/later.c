@@ -89,15 +89,10 @@ static bool ready(const struct guard *g, const struct later *l)
 
 static void later_look(struct guard *g, struct later *l, uint64_t now)
 {
-	Belay__FabricStats s = BELAY__FABRIC_STATS__INIT;
-	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 	struct job *j = l->job;
 	if (j->pending)
 		return;
-	m.body_case = BELAY__TO_FABRIC__BODY_STATS;
-	m.stats = &s;
-	if (ready(g, l) && arrow_call(g, ROLE_FABRIC, &m.base, NULL, 0, CALL_RESEND, settled, j,
-				   &j->pending) == 0)
+	if (ready(g, l) && job_barrier(j, settled) == 0)
 		return;
 	if (now >= l->until_ms)
 		job_answer(j, l->error, l->notice);
