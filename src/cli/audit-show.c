@@ -85,6 +85,9 @@ void audit_entry_print(const json_t *o)
 		fputs("  ", stdout);
 		print_safe(text(o, "reason"));
 	}
+	if (json_object_get(o, "count"))
+		printf("  count %" JSON_INTEGER_FORMAT,
+			json_integer_value(json_object_get(o, "count")));
 	if (*text(o, "by")) {
 		fputs("  by ", stdout);
 		print_safe(text(o, "by"));

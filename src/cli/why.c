@@ -12,9 +12,10 @@
 static void print_row(const Belay__WhyRow *w, bool json)
 {
 	if (json) {
-		json_t *j = json_pack("{s:I,s:s,s:s,s:s,s:s,s:s,s:s}", "when_ms",
+		json_t *j = json_pack("{s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I}", "when_ms",
 			(json_int_t)w->when_ms, "text", w->text, "rule", w->rule, "advice",
-			w->advice, "from", w->from, "to", w->to, "address", w->address);
+			w->advice, "from", w->from, "to", w->to, "address", w->address, "count",
+			(json_int_t)w->count);
 		if (j)
 			json_dumpf(j, stdout, JSON_COMPACT);
 		putchar('\n');
@@ -26,7 +27,10 @@ static void print_row(const Belay__WhyRow *w, bool json)
 	char when[32] = "";
 	if (localtime_r(&s, &tm))
 		strftime(when, sizeof(when), "%H:%M:%S", &tm);
-	printf("%s  %s\n", when, w->text);
+	printf("%s  %s", when, w->text);
+	if (w->count > 1)
+		printf(" (%" PRIu64 " times)", w->count);
+	putchar('\n');
 	if (w->rule[0])
 		printf("          rule: %s\n", w->rule);
 	if (w->advice[0])

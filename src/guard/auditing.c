@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "guard/control.h"
 #include "guard/pb.h"
+#include "guard/repeats.h"
 #include "signer.pb-c.h"
 
 #define AUDIT_DIR "audit"
@@ -96,7 +97,7 @@ bool auditing_broken(struct guard *g)
 	return g->auditing->broken;
 }
 
-static int record(struct guard *g, const struct audit_record *r)
+int auditing_write(struct guard *g, const struct audit_record *r)
 {
 	struct auditing *a = g->auditing;
 	int n = audit_record(a->log, r);
@@ -225,7 +226,7 @@ static void key_told(
 	a->key_known = true;
 	if (a->left) {
 		struct audit_record r = {.type = AUDIT_CHECKPOINT_RESUME, .count = a->left};
-		if (record(g, &r) < 0)
+		if (auditing_write(g, &r) < 0)
 			log_error("cannot log the resumption of checkpoints");
 		a->left = 0;
 	}
@@ -264,9 +265,8 @@ static struct audit_party party(const struct guard *g, const struct subject *s)
 }
 
 int auditing_decision(
-	struct guard *g, const struct endpoint_question *q, const struct verdict *v, uint64_t tree)
+	struct guard *g, const struct endpoint_question *q, const struct verdict *v, uint64_t alike)
 {
-	(void)tree;
 	struct audit_record r = {.type = AUDIT_DECISION,
 		.verdict = v->allow ? AUDIT_ALLOW : AUDIT_DENY,
 		.op = ops[q->operation],
@@ -281,7 +281,9 @@ int auditing_decision(
 	struct audit_party *at = q->operation == BELAY__OPERATION__OP_CONNECT ? &r.to : &r.from;
 	at->address = q->address;
 	at->unix_path = q->unix_path;
-	return record(g, &r);
+	return v->allow ? auditing_write(g, &r)
+			: repeats_record(
+				  g, alike, share_subject(g, q->visitor ? NULL : q->from), &r);
 }
 
 static void channel_fill(struct guard *g, const struct channel *c, struct audit_record *r)
@@ -300,7 +302,7 @@ int auditing_channel_start(struct guard *g, const struct channel *c)
 {
 	struct audit_record r = {.type = AUDIT_CHANNEL_START};
 	channel_fill(g, c, &r);
-	return record(g, &r);
+	return auditing_write(g, &r);
 }
 
 void auditing_channel_end(struct guard *g, const struct channel *c, const char *reason)
@@ -311,7 +313,7 @@ void auditing_channel_end(struct guard *g, const struct channel *c, const char *
 		.bytes_sent = c->bytes_ab,
 		.bytes_received = c->bytes_ba};
 	channel_fill(g, c, &r);
-	if (record(g, &r) < 0)
+	if (auditing_write(g, &r) < 0)
 		log_error("cannot log the end of a channel");
 }
 
@@ -323,7 +325,7 @@ void auditing_component(
 		.subject = role_name(role),
 		.reason = how[0] ? how : what,
 		.from = {.pid = pid, .program = "belay"}};
-	if (g->auditing && g->auditing->log && record(g, &r) < 0)
+	if (g->auditing && g->auditing->log && auditing_write(g, &r) < 0)
 		log_error("cannot log what became of %s", role_name(role));
 }
 
@@ -337,7 +339,7 @@ int auditing_policy(
 		.sha256 = sha256,
 		.by = by,
 		.count = rules};
-	return record(g, &r);
+	return auditing_write(g, &r);
 }
 
 int auditing_tree(
@@ -347,7 +349,12 @@ int auditing_tree(
 	struct audit_record r = {.type = start ? AUDIT_TREE_START : AUDIT_TREE_END,
 		.subject = as[0] ? as : NULL,
 		.from = {.pid = pid, .uid = uid}};
-	return record(g, &r);
+	return auditing_write(g, &r);
+}
+
+static uint64_t hash_texts(const struct guard *g, const char *a, const char *b)
+{
+	return share_node(g, a) * 31 + share_node(g, b);
 }
 
 int auditing_admin(struct guard *g, uint32_t uid, const char *what, const char *detail, int error)
@@ -370,5 +377,9 @@ int auditing_admin(struct guard *g, uint32_t uid, const char *what, const char *
 	}
 	if (error)
 		r.reason = strerror(-error);
-	return record(g, &r);
+	/* What other nodes can bring about as often as they like. */
+	if (!uid && !strncmp(what, "node-", 5) && r.type != AUDIT_NODE_JOIN &&
+		r.type != AUDIT_NODE_REMOVE)
+		return repeats_record(g, hash_texts(g, what, detail), share_node(g, detail), &r);
+	return auditing_write(g, &r);
 }

@@ -16,8 +16,12 @@ void auditing_signer_up(struct guard *g);
  */
 void auditing_seal(struct guard *g, uint64_t client);
 
+struct audit_record;
+/* One entry, now. Negative: it could not be written, and what it tells of must not happen. */
+int auditing_write(struct guard *g, const struct audit_record *r) _must_check_;
+/* Refusals that are alike are counted (repeats.h); `alike` says which are. */
 int auditing_decision(struct guard *g, const struct endpoint_question *q, const struct verdict *v,
-	uint64_t tree) _must_check_;
+	uint64_t alike) _must_check_;
 int auditing_policy(struct guard *g, uint32_t uid, const char *detail, const uint8_t sha256[32],
 	uint64_t rules) _must_check_;
 int auditing_channel_start(struct guard *g, const struct channel *c) _must_check_;

@@ -246,6 +246,7 @@ static void why_fill(Belay__WhyRow *w, const struct refusal *r)
 	w->from = pb_text(r->from);
 	w->to = pb_text(r->to);
 	w->address = pb_text(r->address);
+	w->count = r->count ? r->count : 1;
 }
 
 void control_why(struct client *c, const Belay__WhyRequest *m)

@@ -9,6 +9,7 @@
  * Cost: no allocation, no system call in decide_ask(); decide_record() is one append to the log.
  */
 #include <errno.h>
+#include <sodium.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -179,14 +180,47 @@ void decide_advice(struct guard *g, const struct endpoint_question *q, char *tex
 	}
 }
 
-static void remember(struct guard *g, const struct endpoint_question *q, const struct verdict *v)
+/* Refusals of one principal to do one thing for one reason; whichever process of it that was. */
+static uint64_t alike(struct guard *g, const struct endpoint_question *q, const struct verdict *v)
 {
-	struct refusal r = {.when_ms = clock_wall_ms()};
+	struct {
+		uint64_t from, to, facts;
+		uint32_t operation, transport;
+		struct addr address, visitor;
+		char rule[NAME_MAX_LEN], why[REASON_MAX], path[256];
+	} text;
+	uint8_t out[crypto_shorthash_BYTES];
+	uint64_t h;
+	memset(&text, 0, sizeof(text)); /* padding is hashed, too */
+	text.from = q->from ? q->from->principal : 0;
+	text.to = q->to ? q->to->principal : 0;
+	text.facts = g->facts;
+	text.operation = q->operation;
+	text.transport = q->transport;
+	if (q->address)
+		memcpy(&text.address, q->address, sizeof(text.address));
+	if (q->visitor)
+		memcpy(text.visitor.ip, q->visitor->ip, sizeof(text.visitor.ip));
+	snprintf(text.rule, sizeof(text.rule), "%s", v->rule);
+	snprintf(text.why, sizeof(text.why), "%s", v->why);
+	snprintf(text.path, sizeof(text.path), "%s", q->unix_path ? q->unix_path : "");
+	crypto_shorthash(out, (const uint8_t *)&text, sizeof(text), g->hash_key);
+	memcpy(&h, out, sizeof(h));
+	return h;
+}
+
+static void remember(
+	struct guard *g, const struct endpoint_question *q, const struct verdict *v, uint64_t key)
+{
+	struct refusal r = {.when_ms = clock_wall_ms(), .key = key};
 	char what[DECIDE_WHAT_MAX];
+	uint32_t pid = q->from && !q->from->node[0] ? q->from->evidence->pid : 0;
+	if (refusals_again(g, key, pid, r.when_ms))
+		return;
 	decide_what(q, what);
 	snprintf(r.rule, sizeof(r.rule), "%s", v->rule);
 	if (q->from) {
-		r.pid = q->from->node[0] ? 0 : q->from->evidence->pid;
+		r.pid = pid;
 		r.uid = q->from->evidence->uid;
 		snprintf(r.from, sizeof(r.from), "%s", subject_name(q->from));
 	}
@@ -206,13 +240,16 @@ static void remember(struct guard *g, const struct endpoint_question *q, const s
 			    : "somebody outside",
 		r.pid, v->why);
 	decide_advice(g, q, r.advice, sizeof(r.advice));
+	r.who = share_subject(g, q->visitor ? NULL : q->from);
 	refusals_add(g, &r);
 }
 
 int decide_record(
 	struct guard *g, const struct endpoint_question *q, const struct verdict *v, uint64_t tree)
 {
+	(void)tree;
+	uint64_t key = v->allow ? 0 : alike(g, q, v);
 	if (!v->allow)
-		remember(g, q, v);
-	return auditing_decision(g, q, v, tree);
+		remember(g, q, v, key);
+	return auditing_decision(g, q, v, key);
 }

@@ -50,6 +50,8 @@ struct state_table;
 struct exec_question;
 struct process_wait;
 struct limit;
+struct shares;
+struct repeats;
 
 /* ---- subjects: what we know about one end ---- */
 
@@ -334,6 +336,8 @@ struct guard {
 	struct jobs *jobs;
 	struct laters *laters;     /* job.h */
 	struct refusals *refusals; /* refusals.h */
+	struct shares *shares;     /* share.h */
+	struct repeats *repeats;   /* repeats.h */
 	struct controls *controls; /* control.h */
 	struct auditing *auditing; /* auditing.h */
 	struct remote *remote;

@@ -19,6 +19,8 @@
 #include "guard/policies.h"
 #include "guard/process.h"
 #include "guard/refusals.h"
+#include "guard/repeats.h"
+#include "guard/share.h"
 #include "guard/state.h"
 #include "guard/tree.h"
 #include "registry/registry.h"
@@ -33,7 +35,8 @@ int guard_open(struct guard *g, struct error *e)
 	r = registry_open(g->component.heritage.state_dir, &g->registry, e);
 	if (r < 0)
 		return r;
-	if ((r = parts_init(g)) < 0 || (r = refusals_init(g)) < 0 || (r = processes_init(g)) < 0 ||
+	if ((r = shares_init(g)) < 0 || (r = repeats_init(g)) < 0 || (r = parts_init(g)) < 0 ||
+		(r = refusals_init(g)) < 0 || (r = processes_init(g)) < 0 ||
 		(r = binds_init(g)) < 0 || (r = grants_init(g)) < 0 || (r = channels_init(g)) < 0 ||
 		(r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 || (r = laters_init(g)) < 0 ||
 		(r = controls_init(g)) < 0 || (r = idle_init(g)) < 0 || (r = policies_init(g)) < 0)
@@ -65,9 +68,11 @@ void guard_close(struct guard *g)
 	processes_deinit(g);
 	trees_deinit(g);
 	idle_deinit(g);
+	repeats_deinit(g);
 	auditing_deinit(g);
 	policies_deinit(g);
 	refusals_deinit(g);
+	shares_deinit(g);
 	free(g->parts);
 	registry_close(g->registry);
 	state_table_close(g->state);

@@ -99,6 +99,14 @@ bool tree_known(struct guard *g, uint64_t id)
 	return tree_find(g, id) != NULL;
 }
 
+bool tree_uid(struct guard *g, uint64_t id, uint32_t *ret)
+{
+	const struct tree *t = id ? tree_find(g, id) : NULL;
+	if (t)
+		*ret = t->uid;
+	return t != NULL;
+}
+
 int tree_restore(struct guard *g, uint64_t id, uint32_t pid, uint32_t uid, const char *as, bool ran,
 	int slot)
 {

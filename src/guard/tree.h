@@ -7,6 +7,8 @@
 int trees_init(struct guard *g) _must_check_;
 void trees_deinit(struct guard *g);
 size_t trees_count(const struct guard *g);
+/* Whose it is; false when there is no such tree. */
+bool tree_uid(struct guard *g, uint64_t id, uint32_t *ret);
 bool tree_known(struct guard *g, uint64_t tree);
 /* A new tree for the process that will become the program. Recorded and audited before it returns.
  */
