@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct proc_status status;
 	uint32_t pid;
 	uint64_t at;
-	char name[SHEBANG_MAX];
+	struct shebang bang;
 	if (!size)
 		return 0;
 	const char *text = (const char *)data + 1;
@@ -33,7 +33,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		(void)!parse_auxv_execfn(text, size, &at);
 		break;
 	default:
-		if (parse_shebang(text, size, name, sizeof(name)) == 0 && name[0] != '/')
+		if (parse_shebang(text, size, &bang) == 0 &&
+			(bang.interpreter[0] != '/' || bang.words[0] == '-'))
 			abort();
 	}
 	return 0;

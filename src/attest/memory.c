@@ -121,7 +121,20 @@ static bool same_facts(const struct memory_facts *a, const struct memory_facts *
 {
 	return strcmp(a->name, b->name) == 0 && strcmp(a->script_path, b->script_path) == 0 &&
 	       digest_equal(&a->script_sha256, &b->script_sha256) &&
-	       a->interpreter == b->interpreter;
+	       a->interpreter == b->interpreter && a->starting == b->starting;
+}
+
+static bool last(const struct table *t, uint32_t pid, uint64_t start_time, struct memory_facts *ret)
+{
+	const struct memory_key key = {.pid = pid, .start_time = start_time};
+	for (size_t i = 0; i < MEMORY_PROBES; i++) {
+		size_t s = slot_of(pid, i);
+		if (!same_process(&t->keys[s], &key))
+			continue;
+		*ret = t->facts[s];
+		return true;
+	}
+	return false;
 }
 
 static bool get(const struct table *t, const struct memory_key *key, struct memory_facts *ret)
@@ -164,6 +177,14 @@ bool memory_get(struct memory *m, const struct memory_key *key, struct memory_fa
 {
 	pthread_mutex_lock(&m->lock);
 	bool found = get(m->table, key, ret);
+	pthread_mutex_unlock(&m->lock);
+	return found;
+}
+
+bool memory_last(struct memory *m, uint32_t pid, uint64_t start_time, struct memory_facts *ret)
+{
+	pthread_mutex_lock(&m->lock);
+	bool found = last(m->table, pid, start_time, ret);
 	pthread_mutex_unlock(&m->lock);
 	return found;
 }

@@ -33,6 +33,7 @@ struct memory_facts {
 	char script_path[512];
 	struct digest script_sha256;
 	uint8_t interpreter; /* as found when it started */
+	uint8_t starting;    /* `env` between a script and its interpreter */
 };
 
 struct memory;
@@ -45,5 +46,7 @@ typedef bool (*memory_alive_fn)(uint32_t pid, uint64_t start_time);
 /* Enters or replaces. -ENOSPC: the neighbourhood is full of living processes. */
 int memory_put(struct memory *m, const struct memory_key *key, const struct memory_facts *facts,
 	memory_alive_fn alive) _must_check_;
+/* What the process started last, whatever image that was. */
+bool memory_last(struct memory *m, uint32_t pid, uint64_t start_time, struct memory_facts *ret);
 /* The process's own entry for this image, or that of the start it was forked from; else false. */
 bool memory_get(struct memory *m, const struct memory_key *key, struct memory_facts *ret);

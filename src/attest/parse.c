@@ -269,8 +269,47 @@ int parse_auxv_execfn(const void *auxv, size_t len, uint64_t *ret)
 	return -ENOENT;
 }
 
-int parse_shebang(const char *text, size_t len, char *ret, size_t size)
+static bool plain(const char *p, size_t n)
 {
+	for (size_t i = 0; i < n; i++)
+		if (!(p[i] >= '0' && p[i] <= '9') &&
+			!((p[i] | 0x20) >= 'a' && (p[i] | 0x20) <= 'z') &&
+			(!p[i] || !strchr("_-+./,:@%=", p[i])))
+			return false;
+	return n > 0;
+}
+
+/* The kernel hands over all after the interpreter's name as one argument, without blanks around. */
+static void env_words(const char *p, const char *stop, struct shebang *ret)
+{
+	size_t at = 0;
+	blanks(&p, stop);
+	while (stop > p && (stop[-1] == ' ' || stop[-1] == '\t'))
+		stop--;
+	bool split = stop - p > 2 && p[0] == '-' && p[1] == 'S';
+	if (split)
+		p += 2;
+	for (blanks(&p, stop); p < stop; blanks(&p, stop)) {
+		size_t n = 0;
+		while (p + n < stop && p[n] != ' ' && p[n] != '\t')
+			n++;
+		bool first = ret->n_words == 0;
+		if (!plain(p, n) || ret->n_words == SHEBANG_WORDS_MAX || (!split && !first) ||
+			(first && (p[0] == '-' || memchr(p, '=', n)))) {
+			ret->n_words = 0;
+			return;
+		}
+		memcpy(ret->words + at, p, n);
+		ret->words[at + n] = '\0';
+		at += n + 1;
+		ret->n_words++;
+		p += n;
+	}
+}
+
+int parse_shebang(const char *text, size_t len, struct shebang *ret)
+{
+	memset(ret, 0, sizeof(*ret));
 	if (len < 2 || text[0] != '#' || text[1] != '!')
 		return -ENOENT;
 	const char *end = text + (len < SHEBANG_MAX ? len : SHEBANG_MAX);
@@ -280,10 +319,13 @@ int parse_shebang(const char *text, size_t len, char *ret, size_t size)
 	const char *s = p;
 	while (s < stop && *s != ' ' && *s != '\t' && *s != '\0')
 		s++;
+	size_t n = (size_t)(s - p);
 	/* A name cut by the end of what the kernel reads would be another file. */
-	if (s == p || *p != '/' || (s == stop && !eol) || (size_t)(s - p) >= size)
+	if (n == 0 || *p != '/' || (s == stop && !eol) || n >= sizeof(ret->interpreter))
 		return -EBADMSG;
-	memcpy(ret, p, (size_t)(s - p));
-	ret[s - p] = '\0';
+	memcpy(ret->interpreter, p, n);
+	/* Cut short, or with a NUL in it, the rest is not what it seems. */
+	if (eol && n > 4 && memcmp(s - 4, "/env", 4) == 0 && !memchr(s, '\0', (size_t)(stop - s)))
+		env_words(s, stop, ret);
 	return 0;
 }

@@ -63,6 +63,17 @@ int parse_maps_next(char **p, char *end, struct mapping *ret) _must_check_;
 /* Address of AT_EXECFN in a 64-bit auxiliary vector. -ENOENT. */
 int parse_auxv_execfn(const void *auxv, size_t len, uint64_t *ret) _must_check_;
 
-/* The interpreter of a "#!" line, as the kernel reads one. -ENOENT: no script; -EBADMSG. */
-int parse_shebang(const char *text, size_t len, char *ret, size_t size) _must_check_;
 #define SHEBANG_MAX 256 /* what the kernel reads of the line */
+#define SHEBANG_WORDS_MAX 8
+struct shebang {
+	char interpreter[SHEBANG_MAX];
+	/*
+	 * When that is `env`: what it puts in front of the script's name, the command it looks for
+	 * first. None where it is told anything else: options, assignments, quotes (of "-S" only
+	 * plain words are understood).
+	 */
+	size_t n_words;
+	char words[SHEBANG_MAX]; /* one after the other, each with its NUL */
+};
+/* A "#!" line, as the kernel reads one. -ENOENT: no script; -EBADMSG. */
+int parse_shebang(const char *text, size_t len, struct shebang *ret) _must_check_;

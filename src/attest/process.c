@@ -214,25 +214,41 @@ static int take_maps(struct reading *r, struct error *why)
 	return 0;
 }
 
+/* The script it was started by, directly or, in the exec before this one, over `env`. */
+static void take_script(struct reading *r, struct memory *memory, uint32_t pid)
+{
+	struct evidence *e = &r->evidence;
+	struct memory_facts f;
+	struct script s = {.fd = -1};
+	int fd = script_find(r->proc, pid, &r->exe_st, &s);
+	if (fd < 0 && memory_last(memory, pid, e->start_time, &f) && f.starting) {
+		fd = script_continued(r->proc, pid, r->key.image.arguments, f.script_path, &s);
+		r->continued = fd >= 0;
+		r->script_before = f.script_sha256;
+	}
+	if (fd < 0)
+		return;
+	text_scrub_path(s.path, strlen(s.path), e->script_path, sizeof(e->script_path));
+	want(r, fd, true, true, &e->script_sha256);
+	e->interpreter = true;
+	/* Later the path is compared: what is not remembered as it is cannot go on. */
+	e->starting = s.starting && strcmp(s.path, e->script_path) == 0;
+}
+
 /* How the image was started: seen now, or remembered. */
 static void take_start(struct reading *r, struct memory *memory, uint32_t pid)
 {
 	struct evidence *e = &r->evidence;
 	struct memory_facts f;
-	char path[PATH_MAX];
 	if (r->at_exec) {
-		int fd = script_find(r->proc, pid, &r->exe_st, path, sizeof(path));
-		if (fd >= 0) {
-			text_scrub_path(path, strlen(path), e->script_path, sizeof(e->script_path));
-			want(r, fd, true, true, &e->script_sha256);
-			e->interpreter = true;
-		}
+		take_script(r, memory, pid);
 	} else if (memory_get(memory, &r->key, &f)) {
 		r->inherited = true;
 		memcpy(e->name, f.name, sizeof(e->name));
 		memcpy(e->script_path, f.script_path, sizeof(e->script_path));
 		e->script_sha256 = f.script_sha256;
 		e->interpreter = e->interpreter || f.interpreter;
+		e->starting = f.starting;
 	}
 }
 
@@ -311,8 +327,9 @@ static bool is_alive(uint32_t pid, uint64_t start_time)
 /* A start that is not remembered would later be taken for an older one: no evidence then. */
 static int remember(struct reading *r, struct memory *memory)
 {
-	struct memory_facts f = {
-		.interpreter = r->evidence.interpreter, .script_sha256 = r->evidence.script_sha256};
+	struct memory_facts f = {.interpreter = r->evidence.interpreter,
+		.starting = r->evidence.starting,
+		.script_sha256 = r->evidence.script_sha256};
 	if (r->key.image.stack == 0)
 		return r->at_exec ? -EACCES : 0;
 	memcpy(f.name, r->evidence.name, sizeof(f.name));
@@ -336,6 +353,11 @@ int reading_finish(struct reading *r, struct memory *memory, struct error *why)
 	if (k < 0)
 		return error_errno(
 			why, k, "process %u is not the one asked about any more", r->evidence.pid);
+	if (r->continued && !digest_equal(&r->script_before, &r->evidence.script_sha256)) {
+		/* Another script than the one `env` was started by. */
+		r->evidence.script_path[0] = '\0';
+		memset(&r->evidence.script_sha256, 0, sizeof(r->evidence.script_sha256));
+	}
 	k = r->at_exec || r->inherited ? remember(r, memory) : 0;
 	if (k < 0)
 		return error_errno(why, k, "its start cannot be remembered");

@@ -29,6 +29,8 @@ struct reading {
 	struct stat exe_st;
 	struct memory_key key;
 	bool at_exec, inherited;
+	bool continued; /* its script is the one of the exec before, which was `env` */
+	struct digest script_before;
 	struct evidence evidence;
 	struct wanted wanted[REQUEST_FILES_MAX];
 	size_t n_wanted;

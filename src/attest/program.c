@@ -65,16 +65,9 @@ int program_look(int fd, struct program_facts *ret)
 
 /* ---- scripts ---- */
 
-/* The name the kernel was asked to execute: it wrote it to the top of the new stack. */
-static int exec_name(int proc, uint32_t pid, char *ret, size_t size)
+/* Text of a stopped process, NUL-terminated or cut; the length read. */
+static ssize_t memory_read(uint32_t pid, uint64_t at, char *ret, size_t size)
 {
-	_cleanup_free_ char *auxv = NULL;
-	size_t len;
-	uint64_t at;
-	int r = fds_read_file(proc, "auxv", AUXV_MAX, &auxv, &len);
-	r = r < 0 ? r : parse_auxv_execfn(auxv, len, &at);
-	if (r < 0)
-		return r;
 	/* Up to the end of the page first: the stack may end there. */
 	size_t done = 0;
 	while (done < size) {
@@ -83,12 +76,24 @@ static int exec_name(int proc, uint32_t pid, char *ret, size_t size)
 		struct iovec to = {ret + done, want}, from = {(void *)(uintptr_t)(at + done), want};
 		ssize_t n = process_vm_readv((pid_t)pid, &to, 1, &from, 1, 0);
 		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		if (memchr(ret + done, '\0', (size_t)n))
-			return 0;
+			return done ? (ssize_t)done : n < 0 ? -errno : -EIO;
 		done += (size_t)n;
 	}
-	return -ENAMETOOLONG;
+	return (ssize_t)done;
+}
+
+/* The name the kernel was asked to execute: it wrote it to the top of the new stack. */
+static int exec_name(int proc, uint32_t pid, char *ret, size_t size)
+{
+	_cleanup_free_ char *auxv = NULL;
+	size_t len;
+	uint64_t at;
+	int r = fds_read_file(proc, "auxv", AUXV_MAX, &auxv, &len);
+	r = r < 0 ? r : parse_auxv_execfn(auxv, len, &at);
+	ssize_t n = r < 0 ? r : memory_read(pid, at, ret, size);
+	if (n < 0)
+		return (int)n;
+	return memchr(ret, '\0', (size_t)n) ? 0 : -ENAMETOOLONG;
 }
 
 /* Relative to where the process stands; where that is, is only believed if the walk from the root
@@ -114,49 +119,100 @@ static int open_for_reading(int path_fd)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Does the file's "#!" line name, in the process's root, the executable that runs? */
-static int interpreted_by(int root, int file, dev_t proc_dev, const struct stat *exe_st)
+static int read_shebang(int file, struct shebang *ret)
 {
-	char head[SHEBANG_MAX], name[SHEBANG_MAX];
-	struct stat st;
+	char head[SHEBANG_MAX];
 	_cleanup_close_ int fd = open_for_reading(file);
 	if (fd < 0)
 		return fd;
 	ssize_t n = pread(fd, head, sizeof(head), 0);
-	int r = n < 0 ? -errno : parse_shebang(head, (size_t)n, name, sizeof(name));
-	if (r < 0)
-		return r;
-	_cleanup_close_ int interpreter = trust_walk(root, name, proc_dev);
-	if (interpreter < 0 || fstat(interpreter, &st) < 0)
-		return interpreter < 0 ? interpreter : -errno;
+	return n < 0 ? -errno : parse_shebang(head, (size_t)n, ret);
+}
+
+/* Does the file's "#!" line name, in the process's root, the executable that runs? */
+static int interpreted_by(
+	int root, const struct shebang *b, dev_t proc_dev, const struct stat *exe_st)
+{
+	struct stat st;
+	_cleanup_close_ int fd = trust_walk(root, b->interpreter, proc_dev);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return fd < 0 ? fd : -errno;
 	return st.st_dev == exe_st->st_dev && st.st_ino == exe_st->st_ino ? 0 : -ENOENT;
 }
 
-int script_find(int proc, uint32_t pid, const struct stat *exe_st, char *ret_path, size_t size)
+/* A script nobody governed can write, at an absolute path of the process's root. */
+static int script_open(
+	int root, const char *path, dev_t proc_dev, struct stat *ret_st, struct shebang *ret)
 {
-	char name[PATH_MAX], path[PATH_MAX];
-	struct stat st, proc_st;
-	if (fstat(proc, &proc_st) < 0)
-		return -errno;
-	int r = exec_name(proc, pid, name, sizeof(name));
-	r = r < 0 ? r : absolute(proc, name, path, sizeof(path));
-	if (r < 0)
-		return r;
-	_cleanup_close_ int root = openat(proc, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (root < 0)
-		return -errno;
-	_cleanup_close_ int file = trust_walk(root, path, proc_st.st_dev);
+	_cleanup_close_ int file = trust_walk(root, path, proc_dev);
 	if (file < 0)
 		return -ENOENT;
-	if (fstat(file, &st) < 0)
+	if (fstat(file, ret_st) < 0)
 		return -errno;
-	bool itself = st.st_dev == exe_st->st_dev && st.st_ino == exe_st->st_ino;
-	if (itself || !S_ISREG(st.st_mode) || !trust_stat(&st) ||
-		interpreted_by(root, file, proc_st.st_dev, exe_st) < 0)
+	if (!S_ISREG(ret_st->st_mode) || !trust_stat(ret_st) || read_shebang(file, ret) < 0)
 		return -ENOENT;
-	size_t n = strlen(path);
-	if (n >= size)
-		return -ENAMETOOLONG;
-	memcpy(ret_path, path, n + 1);
 	return take_fd(&file);
+}
+
+static int open_root(int proc, dev_t *ret_proc_dev)
+{
+	struct stat st;
+	if (fstat(proc, &st) < 0)
+		return -errno;
+	*ret_proc_dev = st.st_dev;
+	int root = openat(proc, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return root < 0 ? -errno : root;
+}
+
+int script_find(int proc, uint32_t pid, const struct stat *exe_st, struct script *ret)
+{
+	char name[PATH_MAX];
+	struct stat st;
+	struct shebang b;
+	dev_t proc_dev;
+	int r = exec_name(proc, pid, name, sizeof(name));
+	r = r < 0 ? r : absolute(proc, name, ret->path, sizeof(ret->path));
+	if (r < 0)
+		return r;
+	_cleanup_close_ int root = open_root(proc, &proc_dev);
+	if (root < 0)
+		return root;
+	_cleanup_close_ int file = script_open(root, ret->path, proc_dev, &st, &b);
+	if (file < 0)
+		return file;
+	bool itself = st.st_dev == exe_st->st_dev && st.st_ino == exe_st->st_ino;
+	if (itself || interpreted_by(root, &b, proc_dev, exe_st) < 0)
+		return -ENOENT;
+	ret->starting = b.n_words && trust_stat(exe_st);
+	return ret->fd = take_fd(&file);
+}
+
+int script_continued(
+	int proc, uint32_t pid, uint64_t arguments, const char *path, struct script *ret)
+{
+	char given[SHEBANG_MAX + PATH_MAX];
+	struct stat st;
+	struct shebang b;
+	dev_t proc_dev;
+	_cleanup_close_ int root = open_root(proc, &proc_dev);
+	if (root < 0)
+		return root;
+	_cleanup_close_ int file = script_open(root, path, proc_dev, &st, &b);
+	if (file < 0)
+		return file;
+	ssize_t n = memory_read(pid, arguments, given, sizeof(given));
+	if (n < 0)
+		return (int)n;
+	/* The words of the line, then the script as it was named to the kernel. */
+	size_t len = 0;
+	for (size_t i = 0; i < b.n_words; i++)
+		len += strlen(b.words + len) + 1;
+	if (len == 0 || (size_t)n <= len || memcmp(given, b.words, len) != 0 ||
+		!memchr(given + len, '\0', (size_t)n - len))
+		return -ENOENT;
+	int r = absolute(proc, given + len, ret->path, sizeof(ret->path));
+	if (r < 0 || strcmp(ret->path, path) != 0)
+		return -ENOENT;
+	ret->starting = false;
+	return ret->fd = take_fd(&file);
 }

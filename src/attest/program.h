@@ -2,6 +2,7 @@
  * started. */
 #pragma once
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,8 +21,18 @@ int program_look(int fd, struct program_facts *ret) _must_check_;
  * For a process stopped before its image's first instruction: the script whose "#!" line started
  * it, if nobody governed can write that file, any directory on the way, or the interpreter's name
  * in it can mean another file than exe_st. The interpreter will open the path by name only later:
- * it must not be able to change. Return: descriptor (O_PATH) and path; -ENOENT: not started by such
- * a script.
+ * it must not be able to change. -ENOENT: not started by such a script.
  */
-int script_find(int proc, uint32_t pid, const struct stat *exe_st, char *ret_path,
-	size_t size) _must_check_;
+struct script {
+	int fd; /* O_PATH */
+	char path[PATH_MAX];
+	/* What runs is `env`, which looks for the interpreter and executes it with the script. */
+	bool starting;
+};
+int script_find(int proc, uint32_t pid, const struct stat *exe_st, struct script *ret) _must_check_;
+/*
+ * The same for what such an `env` executed: the script at `path`, if what the new image was given
+ * is what `env` gives for its "#!" line. arguments: where the kernel put them.
+ */
+int script_continued(int proc, uint32_t pid, uint64_t arguments, const char *path,
+	struct script *ret) _must_check_;

@@ -213,60 +213,6 @@ static void test_forks_inherit(void **state)
 	kill(orphan, SIGKILL);
 }
 
-/* ---- scripts ---- */
-
-static struct asked *ask_script(const char *path)
-{
-	char *const argv[] = {(char *)path, NULL};
-	pid_t pid = start_stopped(path, argv, NULL);
-	struct asked *a = ask(pid, true);
-	assert_int_equal(a->error, 0);
-	assert_true(a->e.interpreter);
-	struct digest at_exec = a->e.script_sha256;
-	go(pid);
-	a = ask(pid, false);
-	assert_memory_equal(&a->e.script_sha256, &at_exec, sizeof(at_exec));
-	end(pid);
-	return a;
-}
-
-static void test_scripts(void **state)
-{
-	(void)state;
-	char path[160], link[160];
-	snprintf(path, sizeof(path), "%s/script", dir);
-	write_file(path, "#!/bin/sh\nkill -STOP $$\n", 0755);
-	/* In /tmp somebody else can put another file in its place: it does not count, whoever owns
-	 * it. */
-	assert_true(digest_is_none(&ask_script(path)->e.script_sha256));
-	if (geteuid() != 0) {
-		print_message("# not root: scripts that count are not tried\n");
-		return;
-	}
-	snprintf(path, sizeof(path), "/usr/lib/belay-test-%d", getpid());
-	write_file(path, "#!/bin/sh\nkill -STOP $$\n", 0755);
-	struct asked *a = ask_script(path);
-	assert_is_file(&a->e.script_sha256, path);
-	assert_string_equal(a->e.script_path, path);
-	/* Reached over a link that others could turn elsewhere, before the interpreter opens it. */
-	snprintf(link, sizeof(link), "%s/link", dir);
-	assert_int_equal(symlink(path, link), 0);
-	assert_true(digest_is_none(&ask_script(link)->e.script_sha256));
-	/* Writable by others. */
-	chmod(path, 0757);
-	assert_true(digest_is_none(&ask_script(path)->e.script_sha256));
-	chmod(path, 0755);
-	assert_int_equal(chown(path, 12345, 12345), 0);
-	assert_true(digest_is_none(&ask_script(path)->e.script_sha256));
-	unlink(path);
-	/* Named to the interpreter instead of started. */
-	char *const argv[] = {(char *)"sh", (char *)"/usr/bin/ldd", NULL};
-	pid_t pid = start_stopped("/bin/sh", argv, NULL);
-	a = ask(pid, true);
-	assert_true(a->e.interpreter && digest_is_none(&a->e.script_sha256));
-	end(pid);
-}
-
 /* ---- races and disguises ---- */
 
 static void test_gone_or_other(void **state)
@@ -496,7 +442,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_anonymous),
 		cmocka_unit_test(test_name_is_remembered),
 		cmocka_unit_test(test_forks_inherit),
-		cmocka_unit_test(test_scripts),
 		cmocka_unit_test(test_gone_or_other),
 		cmocka_unit_test(test_ending_meanwhile),
 		cmocka_unit_test(test_exec_meanwhile),

@@ -211,19 +211,47 @@ static void test_shebang(void **state)
 	} c[] = {{"#!/bin/sh\n", "/bin/sh"}, {"#! \t/bin/sh -e x\n", "/bin/sh"},
 		{"#!/bin/sh", NULL}, {"#!sh\n", NULL}, {"#!\n", NULL}, {"#", NULL}, {"", NULL},
 		{"\177ELF", NULL}, {"#!\n/bin/sh\n", NULL}, {"#!/a/../b\n", "/a/../b"}};
-	char name[SHEBANG_MAX];
+	struct shebang b;
 	for (size_t i = 0; i < ARRAY_LEN(c); i++) {
-		int r = parse_shebang(c[i].text, strlen(c[i].text), name, sizeof(name));
+		int r = parse_shebang(c[i].text, strlen(c[i].text), &b);
 		assert_int_equal(r == 0, c[i].name != NULL);
 		if (c[i].name)
-			assert_string_equal(name, c[i].name);
+			assert_string_equal(b.interpreter, c[i].name);
+		assert_int_equal(b.n_words, 0);
 	}
 	/* Longer than the kernel reads: it would run another file than we see. */
 	char text[SHEBANG_MAX + 50];
 	memset(text, 'a', sizeof(text));
 	memcpy(text, "#!/", 3);
 	text[sizeof(text) - 1] = '\n';
-	assert_int_equal(parse_shebang(text, sizeof(text), name, sizeof(name)), -EBADMSG);
+	assert_int_equal(parse_shebang(text, sizeof(text), &b), -EBADMSG);
+}
+
+static void test_shebang_env(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		size_t n;
+		const char *last;
+	} c[] = {{"#!/usr/bin/env python3\n", 1, "python3"}, {"#! /bin/env  sh \t\n", 1, "sh"},
+		{"#!/usr/bin/env -S python3 -u\n", 2, "-u"}, {"#!/usr/bin/env -Ssh -e\n", 2, "-e"},
+		{"#!/usr/bin/env python3 -u\n", 0, ""}, {"#!/usr/bin/env -i sh\n", 0, ""},
+		{"#!/usr/bin/env A=b\n", 0, ""}, {"#!/usr/bin/env -S A=b sh\n", 0, ""},
+		{"#!/usr/bin/env -S sh \"x y\"\n", 0, ""}, {"#!/usr/bin/env -S ${X} a\n", 0, ""},
+		{"#!/usr/bin/env -S -i sh\n", 0, ""}, {"#!/usr/bin/env\n", 0, ""},
+		{"#!/usr/bin/env -S\n", 0, ""}, {"#!/usr/bin/benv sh\n", 0, ""},
+		{"#!/usr/bin/env sh", 0, ""}, {"#!/usr/bin/env -S a b c d e f g h i\n", 0, ""}};
+	struct shebang b;
+	for (size_t i = 0; i < ARRAY_LEN(c); i++) {
+		assert_int_equal(parse_shebang(c[i].text, strlen(c[i].text), &b), 0);
+		assert_int_equal(b.n_words, c[i].n);
+		const char *last = b.words;
+		for (size_t k = 1; k < b.n_words; k++)
+			last += strlen(last) + 1;
+		if (c[i].n)
+			assert_string_equal(last, c[i].last);
+	}
 }
 
 static void test_walk(void **state)
@@ -244,7 +272,13 @@ static void test_walk(void **state)
 	assert_int_equal(symlink("/bin/sh", path), 0);
 	assert_int_equal(trust_walk(root, path, proc.st_dev), -EPERM);
 	assert_int_equal(trust_walk(root, "/proc/self/exe", proc.st_dev), -EPERM);
-	assert_int_equal(trust_walk(root, "/usr/../bin/sh", proc.st_dev), -EPERM);
+	fd = trust_walk(root, "/../usr/./lib/../../bin/sh", proc.st_dev);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_true(st.st_ino == want.st_ino && st.st_dev == want.st_dev);
+	close(fd);
+	snprintf(path, sizeof(path), "%s/../../bin/sh", dir);
+	assert_int_equal(trust_walk(root, path, proc.st_dev), -EPERM);
+	assert_int_equal(trust_walk(root, "/bin/sh/../sh", proc.st_dev), -ENOTDIR);
 	assert_int_equal(trust_walk(root, "bin/sh", proc.st_dev), -EINVAL);
 	assert_int_equal(trust_walk(root, "/nothing/here", proc.st_dev), -ENOENT);
 	assert_int_equal(trust_walk(root, "/bin/sh/x", proc.st_dev), -ENOTDIR);
@@ -354,6 +388,7 @@ int main(void)
 		cmocka_unit_test(test_maps_both_ways),
 		cmocka_unit_test(test_auxv),
 		cmocka_unit_test(test_shebang),
+		cmocka_unit_test(test_shebang_env),
 		cmocka_unit_test(test_walk),
 		cmocka_unit_test(test_interpreters),
 		cmocka_unit_test(test_memory),

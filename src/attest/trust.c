@@ -18,7 +18,9 @@ bool trust_stat(const struct stat *st)
 }
 
 struct walk {
-	int root, dir; /* dir: where we stand */
+	int root;
+	int dirs[TRUST_DEPTH_MAX]; /* from the root to where we stand: what ".." leads back to */
+	size_t n;
 	dev_t proc_dev;
 	unsigned links;
 	char rest[PATH_MAX]; /* what is still to be walked */
@@ -26,8 +28,14 @@ struct walk {
 
 static void walk_done(struct walk *w)
 {
-	if (w->dir >= 0)
-		close(w->dir);
+	while (w->n)
+		close(w->dirs[--w->n]);
+}
+
+/* The last one is what was walked to, whatever it is. */
+static int walk_here(const struct walk *w)
+{
+	return w->dirs[w->n - 1];
 }
 
 static int walk_to_root(struct walk *w)
@@ -35,9 +43,8 @@ static int walk_to_root(struct walk *w)
 	int fd = openat(w->root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	if (w->dir >= 0)
-		close(w->dir);
-	w->dir = fd;
+	walk_done(w);
+	w->dirs[w->n++] = fd;
 	return 0;
 }
 
@@ -45,7 +52,7 @@ static int walk_to_root(struct walk *w)
 static int walk_check(const struct walk *w)
 {
 	struct stat st;
-	if (fstat(w->dir, &st) < 0)
+	if (fstat(walk_here(w), &st) < 0)
 		return -errno;
 	if (!S_ISDIR(st.st_mode))
 		return -ENOTDIR;
@@ -91,28 +98,36 @@ static int walk_step(struct walk *w, const char *name)
 	int r = walk_check(w);
 	if (r < 0)
 		return r;
-	_cleanup_close_ int fd = openat(w->dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	/* Up is where we came down, and nowhere from the root; directories nobody governed can
+	 * write do not move meanwhile. */
+	if (strcmp(name, "..") == 0) {
+		if (w->n > 1)
+			close(w->dirs[--w->n]);
+		return 0;
+	}
+	if (strcmp(name, ".") == 0)
+		return 0;
+	_cleanup_close_ int fd = openat(walk_here(w), name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return -errno;
 	if (S_ISLNK(st.st_mode))
 		return walk_link(w, fd);
-	close(w->dir);
-	w->dir = take_fd(&fd);
+	if (w->n == TRUST_DEPTH_MAX)
+		return -ENAMETOOLONG;
+	w->dirs[w->n++] = take_fd(&fd);
 	return 0;
 }
 
 int trust_walk(int root, const char *path, dev_t proc_dev)
 {
-	_cleanup_(walk_done) struct walk w = {.root = root, .dir = -1, .proc_dev = proc_dev};
+	_cleanup_(walk_done) struct walk w = {.root = root, .proc_dev = proc_dev};
 	size_t n = strlen(path);
 	if (path[0] != '/' || n >= sizeof(w.rest))
 		return -EINVAL;
 	memcpy(w.rest, path, n + 1);
 	int r = walk_to_root(&w);
 	char name[NAME_MAX + 1];
-	while (r == 0 && (r = walk_component(&w, name)) > 0) {
-		/* ".." at a process's root would leave it: such a path is not followed. */
-		r = strcmp(name, "..") == 0 ? -EPERM : walk_step(&w, name);
-	}
-	return r < 0 ? r : take_fd(&w.dir);
+	while (r == 0 && (r = walk_component(&w, name)) > 0)
+		r = walk_step(&w, name);
+	return r < 0 ? r : w.dirs[--w.n];
 }

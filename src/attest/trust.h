@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 
 #define TRUST_LINKS_MAX 16 /* symbolic links on one walk */
+#define TRUST_DEPTH_MAX 64 /* directories deep */
 
 /* A stat of a trusted file or directory. */
 bool trust_stat(const struct stat *st);

@@ -187,7 +187,9 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_RUN, .from = s};
 	decide_ask(g, &q, &v);
 	const char *as = tree_first_program(g, j->tree);
-	if (v.allow && as && !is_program(s, as))
+	/* Between a script and its interpreter stands `env`: the interpreter's image is the first. */
+	bool first = !s->evidence->starting || (as && is_program(s, as));
+	if (v.allow && first && as && !is_program(s, as))
 		verdict_deny(&v, "it is not the enrolled program %.63s", as);
 	if (v.allow && j->exec->more)
 		verdict_deny(&v, "it inherits more sockets than can be judged");
@@ -195,7 +197,7 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 		job_refuse(j, &q, &v);
 		return;
 	}
-	if (decide_record(g, &q, &v, j->tree) < 0 || tree_ran(g, j->tree) < 0) {
+	if (decide_record(g, &q, &v, j->tree) < 0 || (first && tree_ran(g, j->tree) < 0)) {
 		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
 		return;
 	}

@@ -107,7 +107,8 @@ def test_a_channel_does_not_survive_an_image_not_granted_it(w):
     assert "echo" not in r.stdout, "cat, which nobody enrolled, served the channel"
 
 
-def test_http_server_as_a_script(w):
+def script_serves(w, line, **how):
+    """The script counts when it is started, and only then; beyond its #! line nothing else differs."""
     if not ROOT:
         raise Skip("a script counts only from a file its user cannot write: root must place it")
     need("curl")
@@ -117,21 +118,30 @@ def test_http_server_as_a_script(w):
         os.chmod(d, 0o755)
         p = os.path.join(d, "serve")
         with open(p, "w") as f:
-            f.write("#!/usr/bin/python3 -Es\nfrom http.server import *\n"
+            f.write(line + "\nfrom http.server import *\n"
                     "ThreadingHTTPServer(('127.0.0.1', 8000), SimpleHTTPRequestHandler).serve_forever()\n")
         os.chmod(p, 0o755)
         w.enroll("/usr/bin/python3", "server", "--script", p)
         w.enroll("/usr/bin/curl", "client")
         w.policy(LISTEN.format(port=8000))
         file_for(w, "page.txt", "from python\n")
-        s = w.serve(p, cwd=w.tmp)
+        s = w.serve(p, cwd=w.tmp, **how)
         wait_for("http.server answers", lambda: w.run("curl", "-s", "http://127.0.0.1:8000/page.txt", check=False).stdout
                  == "from python\n" or s.poll() is not None)
         assert s.poll() is None, s.output()
-        r = w.run("python3", p, check=False, timeout=20)
-        assert r.returncode and "ermission" in r.stderr, "the interpreter alone passed as the script"
+        for by_hand in (["python3", p], ["/usr/bin/env", "python3", p]):
+            r = w.run(*by_hand, check=False, timeout=20)
+            assert r.returncode and "ermission" in r.stderr, f"the interpreter alone passed as the script: {by_hand}"
     finally:
         shutil.rmtree(d)
+
+
+def test_http_server_as_a_script(w):
+    script_serves(w, "#!/usr/bin/python3 -Es")
+
+
+def test_http_server_as_a_script_over_env(w):
+    script_serves(w, "#!/usr/bin/env python3", options=["--as", "server"])
 
 
 def test_a_static_binary(w):

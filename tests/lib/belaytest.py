@@ -145,10 +145,10 @@ class World:
         """A program under Belay, to its end."""
         return self.cmd(os.path.join(self.bin, "belay"), "run", "--", *argv, uid=uid, **kw)
 
-    def serve(self, *argv, uid=None, **kw):
+    def serve(self, *argv, uid=None, options=(), **kw):
         """A program under Belay, in the background. Its output goes to a file: .output()."""
         f = open(os.path.join(self.tmp, f"out-{len(os.listdir(self.tmp))}"), "w+b")
-        p = self.popen([os.path.join(self.bin, "belay"), "run", "--", *argv], uid=uid, stdin=subprocess.DEVNULL,
+        p = self.popen([os.path.join(self.bin, "belay"), "run", *options, "--", *argv], uid=uid, stdin=subprocess.DEVNULL,
                        stdout=f, stderr=f, **kw)
         def output():
             return open(f.name, errors="replace").read()
