@@ -22,6 +22,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			abort();
 		(void)parse_signalled(text);
 		(void)parse_number(text, "Tgid");
+		int fds[RIGHTS_MAX];
+		size_t n;
+		if (parse_rights(text, size - 1, fds, &n) == 0 && n > RIGHTS_MAX)
+			abort();
 	} else {
 		struct stat st = {.st_dev = 0x801, .st_ino = 7};
 		struct socket_wanted file = {.states = ~0u, .file = &st},

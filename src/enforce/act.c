@@ -35,6 +35,7 @@
 
 #include "base/log.h"
 #include "enforce/enforce.h"
+#include "enforce/listener.h"
 #include "enforce/target.h"
 
 #define CHILD_SOCKET 3
@@ -192,6 +193,14 @@ static bool named_already(const struct request *r, const struct order *o)
 	       !strncmp(own.sun_path, o->name.sun_path, sizeof(own.sun_path));
 }
 
+/* It receives from now on, without another call. */
+static void bound_datagram(struct enforce *e, struct request *r)
+{
+	pid_t pid;
+	if (target_process((pid_t)r->n.pid, &pid, &r->pidfd) == 0 && call_valid(r))
+		listener_note(e, r);
+}
+
 bool act_ended(struct enforce *e, pid_t pid, int status)
 {
 	struct act *a = NULL;
@@ -212,10 +221,13 @@ bool act_ended(struct enforce *e, pid_t pid, int status)
 			continue;
 		int error = WIFEXITED(status) ? -WEXITSTATUS(status) : -EACCES;
 		r->walked = was.walk && !error;
-		if (r->walked)
+		if (r->walked) {
 			call_serve(e, r);
-		else
-			call_reply(e, r, error, 0);
+			break;
+		}
+		if (!error && r->n.data.nr == __NR_bind && r->type == SOCK_DGRAM)
+			bound_datagram(e, r);
+		call_reply(e, r, error, 0);
 		break;
 	}
 	return true;

@@ -1,8 +1,9 @@
 /*
  * Trapped calls: which is it, and how it ends. Input: a notification, every number of which the
  * program chose, from a filter the program's user chose: an unknown call or architecture is ENOSYS.
- * Two rules: a call is executed here and never continued, but for execve, of which nothing is read;
- * a request is acted on only after call_valid() said that its caller still waits.
+ * Two rules: a call is executed here and never continued, but for execve, of which nothing is read,
+ * and for what is sent on sockets that the filter does not trap under other numbers; a request is
+ * acted on only after call_valid() said that its caller still waits.
  */
 #include <errno.h>
 #include <linux/audit.h>
@@ -272,7 +273,13 @@ static void sock_serve(struct enforce *e, struct request *r)
 			unix_connect_serve(e, r);
 		return;
 	case __NR_sendto:
-		data_serve(e, r);
+	case __NR_sendmsg:
+	case __NR_sendmmsg:
+		if (r->n.data.nr != __NR_sendto || !r->n.data.args[4] ||
+			(r->family == AF_UNIX && r->type == SOCK_DGRAM))
+			dgram_send_serve(e, r);
+		else
+			data_serve(e, r);
 		return;
 	case __NR_bind:
 	case __NR_listen:
@@ -296,12 +303,17 @@ void call_serve(struct enforce *e, struct request *r)
 	}
 	switch (r->n.data.nr) {
 	case __NR_socket:
-		pool_serve(e, r);
+		if ((int)r->n.data.args[0] == AF_UNIX)
+			dgram_socket_serve(e, r);
+		else
+			pool_serve(e, r);
 		return;
 	case __NR_connect:
 	case __NR_bind:
 	case __NR_listen:
 	case __NR_sendto:
+	case __NR_sendmsg:
+	case __NR_sendmmsg:
 		sock_serve(e, r);
 		return;
 	case __NR_socketpair:

@@ -100,10 +100,8 @@ static void unix_send(struct enforce *e, struct request *r)
 	bool connected = getpeername(r->sock, (struct sockaddr *)&sa, &len) == 0;
 	if (r->type == SOCK_SEQPACKET)
 		data_send(e, r, NULL, 0);
-	else if (r->type == SOCK_STREAM)
-		call_reply(e, r, connected ? -EISCONN : -EOPNOTSUPP, 0);
 	else
-		call_reply(e, r, -EACCES, 0); /* a datagram would reach a path nobody judged */
+		call_reply(e, r, connected ? -EISCONN : -EOPNOTSUPP, 0);
 }
 
 void data_serve(struct enforce *e, struct request *r)

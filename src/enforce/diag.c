@@ -18,8 +18,8 @@
 
 #define DIAG_BUF 16384
 #define DIAG_MESSAGES_MAX 4096 /* received for one question */
-#define STATE_CONNECTED 1
-#define STATE_CLOSE 7 /* bound, not listening yet */
+#define STATE_CONNECTED 1      /* also of a datagram socket that another one is connected to */
+#define STATE_CLOSE 7          /* bound, not listening yet */
 #define STATE_LISTEN 10
 
 static int diag_ask(int diag, uint32_t seq, uint32_t states)
@@ -83,7 +83,8 @@ static int diag_told(
 int diag_file(int diag, uint64_t socket, uint32_t *ret_dev, uint32_t *ret_ino)
 {
 	struct socket_wanted w = {
-		.states = 1u << STATE_CLOSE | 1u << STATE_LISTEN, .socket = (uint32_t)socket};
+		.states = 1u << STATE_CLOSE | 1u << STATE_LISTEN | 1u << STATE_CONNECTED,
+		.socket = (uint32_t)socket};
 	return diag_told(diag, socket, &w, ret_dev, ret_ino);
 }
 

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/queue.h>
+#include <sys/un.h>
 #include <uv.h>
 
 #include "base/addr.h"
@@ -84,7 +85,8 @@ struct request {
 	enum answer_to answer_to;
 	struct addr address;
 	int family, type;
-	int unix_fd; /* the socket file, O_PATH, or -1 */
+	int unix_fd;           /* the socket file, O_PATH, or -1 */
+	struct sockaddr_un to; /* a datagram: by what address that was found */
 };
 
 struct exec {
@@ -124,6 +126,18 @@ struct listener {
 	uint64_t tree; /* 0: free */
 	uint32_t pid, dev, ino;
 	int pidfd;
+	ino_t socket; /* of one for datagrams; else 0 */
+};
+
+/* A program may send to this file for a second more: it was judged, and is found already. */
+#define LEASES_MAX 32
+struct lease {
+	uint64_t tree; /* 0: free */
+	uint32_t pid;
+	ino_t socket;
+	struct sockaddr_un to;
+	int file;
+	uint64_t until_ms;
 };
 
 #define POOLS 4
@@ -140,6 +154,11 @@ struct enforce {
 	struct pool pool[POOLS];
 	struct listener listener[LISTENERS_MAX];
 	size_t next_listener;
+	int diag;        /* sock_diag socket of our own network namespace, or -1 */
+	bool names_pids; /* may send as another process: CAP_SYS_ADMIN, raised for that alone */
+	struct lease lease[LEASES_MAX];
+	size_t next_lease;
+	uv_timer_t lease_timer;
 	uint64_t cookie; /* of the fabric's network namespace; 0: not known yet */
 	LIST_HEAD(, tree) trees;
 	uint32_t n_trees;
@@ -173,7 +192,10 @@ void tree_notice(struct tree *t, const char *text);
 void call_serve(struct enforce *e, struct request *r);
 void call_answered(struct enforce *e, struct request *r, int error);
 void call_reply(struct enforce *e, struct request *r, int error, int64_t value);
-/* execve only: nothing of it is looked at before the new image stands. */
+/*
+ * execve, of which nothing is looked at before the new image stands; and sending on sockets that
+ * may send whatever they are told, as they do under every number the filter does not trap.
+ */
 void call_continue(struct enforce *e, struct request *r);
 /* True while the caller still waits for this very answer: what was read of it then was its own. */
 bool call_valid(const struct request *r);
@@ -205,7 +227,22 @@ void data_answered(struct enforce *e, struct request *r, int error);
 /* ---- unix.c ---- */
 void unix_connect_serve(struct enforce *e, struct request *r);
 void unix_pair_serve(struct enforce *e, struct request *r);
+/* 0: r->unix_fd is the file; 1: the request waits; -errno. */
+int unix_resolve(struct enforce *e, struct request *r, const struct sockaddr_un *sa) _must_check_;
+/* That file: 0, the tree's own; 1, the guard is asked; -errno. */
+int unix_judge(struct enforce *e, struct request *r) _must_check_;
 void unix_connect_answered(struct enforce *e, struct request *r, int error);
+
+/* ---- dgram.c: Unix datagram sockets ---- */
+int dgram_init(struct enforce *e) _must_check_;
+/* In the sandbox. */
+void dgram_lower(struct enforce *e);
+void dgram_socket_serve(struct enforce *e, struct request *r);
+/* sendto, sendmsg and sendmmsg, of any kind of socket. */
+void dgram_send_serve(struct enforce *e, struct request *r);
+void dgram_answered(struct enforce *e, struct request *r, int error);
+/* It is another program now. */
+void dgram_image_new(struct enforce *e, uint32_t pid);
 
 /* ---- exec.c ---- */
 void exec_serve(struct enforce *e, struct request *r);

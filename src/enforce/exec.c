@@ -194,6 +194,7 @@ static void exec_stopped(struct enforce *e, struct exec *x)
 	x->stopped = true;
 	x->pid = x->tid;
 	x->since_ms = clock_mono_ms();
+	dgram_image_new(e, (uint32_t)x->pid);
 	x->pidfd = (int)syscall(__NR_pidfd_open, x->pid, 0);
 	if (x->pidfd < 0 || !x->tree) {
 		exec_kill(e, x); /* nobody to judge it */

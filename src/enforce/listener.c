@@ -49,7 +49,9 @@ void listener_note(struct enforce *e, struct request *r)
 {
 	struct stat st;
 	uint32_t dev, ino;
-	if (fstat(r->sock, &st) < 0 || diag_file(r->tree->diag, st.st_ino, &dev, &ino) != 1)
+	bool datagram = r->type == SOCK_DGRAM;
+	if (fstat(r->sock, &st) < 0 ||
+		diag_file(datagram ? e->diag : r->tree->diag, st.st_ino, &dev, &ino) != 1)
 		return; /* an abstract name: only its own tree reaches it */
 	unix_refuse_rights(r->sock);
 	int pidfd = fcntl(r->pidfd, F_DUPFD_CLOEXEC, 3);
@@ -57,11 +59,26 @@ void listener_note(struct enforce *e, struct request *r)
 		return;
 	struct listener *l = listener_place(e, dev, ino);
 	listener_clear(l);
-	*l = (struct listener){
-		.tree = r->tree->id, .pid = r->pid, .pidfd = pidfd, .dev = dev, .ino = ino};
+	*l = (struct listener){.tree = r->tree->id,
+		.pid = r->pid,
+		.pidfd = pidfd,
+		.dev = dev,
+		.ino = ino,
+		.socket = datagram ? st.st_ino : 0};
 }
 
-static const struct listener *listener_find(struct enforce *e, const struct stat *file)
+/* The same socket: the file's number alone may be another file's by now. */
+static bool stands(const struct enforce *e, const struct tree *t, const struct listener *l,
+	const struct stat *file)
+{
+	uint32_t dev, ino;
+	if (!l->socket)
+		return diag_listens(t->diag, file) == 1;
+	return diag_file(e->diag, l->socket, &dev, &ino) == 1 && dev == l->dev && ino == l->ino;
+}
+
+/* The entry of this file, if a socket is there still. */
+static const struct listener *listener_at(struct enforce *e, const struct stat *file)
 {
 	uint32_t dev = (uint32_t)(major(file->st_dev) << 20 | minor(file->st_dev));
 	for (size_t i = 0; i < LISTENERS_MAX; i++) {
@@ -69,9 +86,17 @@ static const struct listener *listener_find(struct enforce *e, const struct stat
 		if (!l->tree || l->dev != dev || l->ino != file->st_ino)
 			continue;
 		const struct tree *t = tree_find(e, l->tree);
-		return t && diag_listens(t->diag, file) == 1 && alive(l) ? l : NULL;
+		return t && stands(e, t, l, file) ? l : NULL;
 	}
 	return NULL;
+}
+
+bool listener_own(struct enforce *e, const struct tree *t, const struct stat *file)
+{
+	if (diag_listens(t->diag, file) == 1)
+		return true;
+	const struct listener *l = listener_at(e, file);
+	return l && l->socket && l->tree == t->id;
 }
 
 void listener_tree_gone(struct enforce *e, uint64_t tree)
@@ -90,13 +115,13 @@ void unix_refuse_rights(int fd)
 
 size_t listener_question(struct enforce *e, struct path *p, Belay__Question *q, int *ret_fd)
 {
-	const struct listener *l = listener_find(e, &p->st);
+	const struct listener *l = listener_at(e, &p->st);
 	belay__question__init(q);
 	q->call = BELAY__QUESTION__CALL__CALL_UNIX_CONNECT;
 	q->transport = BELAY__TRANSPORT__TRANSPORT_UNIX;
 	q->family = AF_UNIX;
 	q->unix_path = p->text;
-	if (!l)
+	if (!l || !alive(l))
 		return 0;
 	q->unix_peer_pid = l->pid;
 	q->unix_peer_tree = l->tree;

@@ -86,7 +86,7 @@ static int enforce_open(struct enforce *e, struct error *err)
 		return error_errno(err, -errno, "cannot set up");
 	if ((r = uv_poll_init(loop, &e->ready_poll, e->ready)) < 0 ||
 		(r = uv_poll_start(&e->ready_poll, UV_READABLE, ready)) < 0 ||
-		(r = uv_timer_init(loop, &e->tick)) < 0 ||
+		(r = uv_timer_init(loop, &e->tick)) < 0 || (r = dgram_init(e)) < 0 ||
 		(r = uv_signal_init(loop, &e->child)) < 0 ||
 		(r = uv_signal_start(&e->child, exec_child, SIGCHLD)) < 0)
 		return error_errno(err, r, "cannot set up the loop");
@@ -110,6 +110,7 @@ int main(int argc, char **argv)
 		log_error("%s", err.text);
 		return 1;
 	}
+	dgram_lower(&e);
 	int r = discard_start();
 	if (r < 0) {
 		log_error("cannot start a thread: %s", strerror(-r));

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/sysmacros.h>
 
 /* ---- /proc/PID/status ---- */
@@ -62,6 +63,35 @@ int parse_ids(const char *status, struct target_ids *ret)
 			break;
 		ret->groups[ret->n_groups++] = (gid_t)v;
 		groups = *end == ' ' ? end + 1 : end;
+	}
+	return 0;
+}
+
+/* ---- control messages ---- */
+
+static size_t align8(size_t n)
+{
+	return (n + 7) & ~(size_t)7;
+}
+
+int parse_rights(const char *control, size_t len, int ret[RIGHTS_MAX], size_t *ret_n)
+{
+	*ret_n = 0;
+	for (size_t at = 0; at < len && len - at >= sizeof(struct cmsghdr);) {
+		struct cmsghdr c;
+		memcpy(&c, control + at, sizeof(c));
+		if (c.cmsg_len < sizeof(c) || c.cmsg_len > len - at)
+			return -EINVAL;
+		size_t n = (c.cmsg_len - sizeof(c)) / sizeof(int);
+		if (c.cmsg_level == SOL_SOCKET && c.cmsg_type == SCM_RIGHTS) {
+			if (n > RIGHTS_MAX - *ret_n)
+				return -ETOOMANYREFS;
+			memcpy(ret + *ret_n, control + at + sizeof(c), n * sizeof(int));
+			*ret_n += n;
+		} else if (c.cmsg_level == SOL_SOCKET && c.cmsg_type != SCM_CREDENTIALS) {
+			return -EINVAL;
+		}
+		at += align8(c.cmsg_len);
 	}
 	return 0;
 }

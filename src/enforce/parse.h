@@ -36,6 +36,10 @@ struct socket_wanted {
 	struct unix_diag_vfs found;
 };
 
+#define RIGHTS_MAX 16
+/* Descriptor numbers in the control part of a message. -EINVAL, or -ETOOMANYREFS. */
+int parse_rights(const char *control, size_t len, int ret[RIGHTS_MAX], size_t *ret_n) _must_check_;
+
 /*
  * One datagram of a dump asked for with this number; buf is aligned for its header. 1: it is there,
  * and w->found is its file; 0: the dump ends; -EAGAIN: more is to come; -EIO: the kernel refuses,

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include "base/clock.h"
@@ -72,6 +73,10 @@ static void connect_file(struct enforce *e, struct request *r)
 
 void unix_connect_answered(struct enforce *e, struct request *r, int error)
 {
+	if (r->n.data.nr != __NR_connect) {
+		dgram_answered(e, r, error);
+		return;
+	}
 	if (error) {
 		call_reply(e, r, error, 0);
 		return;
@@ -93,24 +98,19 @@ static void abstract_serve(
 		unix_finish(e, r, connect_now(e, r, sa, len));
 }
 
-static void path_judge(struct enforce *e, struct request *r)
+int unix_judge(struct enforce *e, struct request *r)
 {
 	static struct path p;
 	p.fd = r->unix_fd;
 	int bad = path_socket(e, r->tree, (pid_t)r->n.pid, &p);
-	if (bad) {
-		call_reply(e, r, bad, 0);
-		return;
-	}
-	if (diag_listens(r->tree->diag, &p.st) == 1) {
-		connect_file(e, r);
-		return;
-	}
+	if (bad || listener_own(e, r->tree, &p.st))
+		return bad;
 	Belay__Question q;
 	int fds[2] = {r->pidfd};
 	size_t n = listener_question(e, &p, &q, &fds[1]);
 	r->answer_to = ANSWER_UNIX;
 	question_ask(e, r, &q, fds, 1 + n);
+	return 1;
 }
 
 static int read_address(struct request *r, struct sockaddr_un *sa, socklen_t *ret_len)
@@ -118,17 +118,51 @@ static int read_address(struct request *r, struct sockaddr_un *sa, socklen_t *re
 	uint64_t len = r->n.data.args[2];
 	*ret_len = (socklen_t)len;
 	memset(sa, 0, sizeof(*sa));
-	if (len <= offsetof(struct sockaddr_un, sun_path) || len > sizeof(*sa))
+	if (len < sizeof(sa->sun_family) || len > sizeof(*sa))
 		return -EINVAL;
 	int bad = target_read((pid_t)r->n.pid, r->n.data.args[1], sa, (size_t)len);
-	return bad ? bad : sa->sun_family == AF_UNIX ? 0 : -EINVAL;
+	if (!bad && sa->sun_family == AF_UNIX && len <= offsetof(struct sockaddr_un, sun_path))
+		bad = -EINVAL;
+	return bad;
+}
+
+int unix_resolve(struct enforce *e, struct request *r, const struct sockaddr_un *sa)
+{
+	char path[sizeof(sa->sun_path) + 1] = {0};
+	bool walked = r->walked;
+	memcpy(path, sa->sun_path, sizeof(sa->sun_path));
+	r->walked = false;
+	if (r->unix_fd >= 0)
+		close(r->unix_fd);
+	int fd = path_find(e, (pid_t)r->n.pid, path);
+	r->unix_fd = fd < 0 ? -1 : fd;
+	if (fd == -EAGAIN && !walked) {
+		act_walk(e, r, path);
+		return 1;
+	}
+	/* Again: a file system that has everything asked of it again. */
+	return fd >= 0 ? 0 : fd == -EAGAIN ? -EACCES : fd;
+}
+
+/* A datagram socket may change its peer, or have none. */
+static bool peer_stands(struct enforce *e, struct request *r, const struct sockaddr_un *sa)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+	if (r->type == SOCK_DGRAM && sa->sun_family == AF_UNSPEC) {
+		unix_finish(e, r, connect_now(e, r, sa, sizeof(sa->sun_family)));
+		return true;
+	}
+	if (r->type == SOCK_DGRAM || getpeername(r->sock, (struct sockaddr *)&peer, &len) < 0)
+		return false;
+	call_reply(e, r, r->again ? 0 : -EISCONN, 0);
+	return true;
 }
 
 void unix_connect_serve(struct enforce *e, struct request *r)
 {
 	struct sockaddr_un sa;
-	struct sockaddr_storage peer;
-	socklen_t len, peer_len = sizeof(peer);
+	socklen_t len;
 	if (r->started && r->unix_fd >= 0) {
 		connect_file(e, r);
 		return;
@@ -138,38 +172,22 @@ void unix_connect_serve(struct enforce *e, struct request *r)
 		call_drop(e, r);
 		return;
 	}
-	if (!bad && r->type == SOCK_DGRAM)
-		bad = -EACCES; /* its later datagrams name paths of their own */
-	else if (!bad && getpeername(r->sock, (struct sockaddr *)&peer, &peer_len) == 0) {
-		call_reply(e, r, r->again ? 0 : -EISCONN, 0);
+	if (!bad && peer_stands(e, r, &sa))
 		return;
-	}
+	if (!bad && sa.sun_family != AF_UNIX)
+		bad = -EINVAL;
 	if (!bad && !sa.sun_path[0]) {
 		abstract_serve(e, r, &sa, len);
 		return;
 	}
-	char path[sizeof(sa.sun_path) + 1] = {0};
-	if (!bad) {
-		memcpy(path, sa.sun_path, sizeof(sa.sun_path));
-		if (r->unix_fd >= 0)
-			close(r->unix_fd);
-		r->unix_fd = path_find(e, (pid_t)r->n.pid, path);
-		bad = r->unix_fd < 0 ? r->unix_fd : 0;
-	}
-	if (bad == -EAGAIN && !r->walked) {
-		r->unix_fd = -1;
-		act_walk(e, r, path);
-		return;
-	}
-	r->walked = false;
-	if (bad == -EAGAIN)
-		bad = -EACCES; /* a file system that has everything asked of it again */
-	if (bad && r->unix_fd < 0)
-		r->unix_fd = -1;
-	if (bad)
+	if (!bad)
+		bad = unix_resolve(e, r, &sa);
+	if (!bad)
+		bad = unix_judge(e, r);
+	if (bad < 0)
 		call_reply(e, r, bad, 0);
-	else
-		path_judge(e, r);
+	else if (!bad)
+		connect_file(e, r);
 }
 
 /* ---- socketpair ---- */

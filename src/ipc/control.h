@@ -5,7 +5,16 @@
 #include "base/error.h"
 
 #define CONTROL_VERSION 1
-#define CONTROL_WAIT_S 90    /* for an answer; the instance itself ends idle connections sooner */
+#define CONTROL_WAIT_S 90 /* for an answer; the instance itself ends idle connections sooner */
+/*
+ * Descriptor numbers of the programs' Unix datagram sockets. The filter of `belay run` hands what
+ * is sent through these numbers to enforce, which gives the sockets these numbers. Nothing rests on
+ * it: the sockets themselves send nothing. The number of them is a power of two, the first a
+ * multiple.
+ */
+#define DATAGRAM_FD_FIRST 1008
+#define DATAGRAM_FDS 16
+
 #define INSTANCE_DIR_MAX 200 /* reached through a descriptor, so sun_path does not limit it */
 
 /*

@@ -28,6 +28,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "ipc/control.h"
+
 #ifndef __NR_open_tree_attr
 #define __NR_open_tree_attr 467
 #endif
@@ -57,6 +59,8 @@
 		CLONE_NEWPID | CLONE_NEWNET)
 /* In clone the low eight bits are the exit signal, so CLONE_NEWTIME means something in unshare
  * only. */
+
+#define DATAGRAM_FD MASK(0, ~(DATAGRAM_FDS - 1u), DATAGRAM_FD_FIRST)
 
 #define CONDITIONS_MAX 4
 enum op { OP_END, OP_EQUAL, OP_ANY_BIT, OP_NOT_NULL };

@@ -76,8 +76,8 @@ static void test_sockets(void **state)
 	assert_int_equal(call(__NR_socket, AF_INET, SOCK_STREAM, 262, 0, 0), FAIL(EPROTONOSUPPORT));
 	assert_int_equal(call(__NR_socket, AF_INET6, SOCK_RAW, 6, 0, 0), FAIL(EPERM));
 	assert_int_equal(call(__NR_socket, AF_UNIX, SOCK_STREAM, 0, 0, 0), ALLOW);
-	assert_int_equal(call(__NR_socket, AF_UNIX, SOCK_DGRAM, 0, 0, 0), FAIL(EACCES));
-	assert_int_equal(call(__NR_socket, AF_UNIX, SOCK_RAW, 0, 0, 0), FAIL(EACCES));
+	assert_int_equal(call(__NR_socket, AF_UNIX, SOCK_DGRAM, 0, 0, 0), NOTIFY);
+	assert_int_equal(call(__NR_socket, AF_UNIX, SOCK_RAW, 0, 0, 0), NOTIFY);
 	assert_int_equal(call(__NR_socket, AF_NETLINK, SOCK_RAW, 0, 0, 0), ALLOW);
 	assert_int_equal(call(__NR_socket, AF_NETLINK, SOCK_RAW, 4, 0, 0), FAIL(EAFNOSUPPORT));
 	assert_int_equal(call(__NR_socket, AF_PACKET, SOCK_RAW, 0, 0, 0), FAIL(EAFNOSUPPORT));
@@ -105,6 +105,11 @@ static void test_data(void **state)
 	assert_int_equal(call(__NR_sendto, 3, 1, 1, MSG_FASTOPEN, 1), FAIL(EOPNOTSUPP));
 	assert_int_equal(call(__NR_sendmsg, 3, 1, MSG_FASTOPEN, 0, 0), FAIL(EOPNOTSUPP));
 	assert_int_equal(call(__NR_sendmmsg, 3, 1, 1, MSG_FASTOPEN, 0), FAIL(EOPNOTSUPP));
+	assert_int_equal(call(__NR_sendto, 1007, 1, 1, 0, 0), ALLOW);
+	assert_int_equal(call(__NR_sendto, 1008, 1, 1, 0, 0), NOTIFY);
+	assert_int_equal(call(__NR_sendmsg, 1023, 1, 0, 0, 0), NOTIFY);
+	assert_int_equal(call(__NR_sendmsg, 1024, 1, 0, 0, 0), ALLOW);
+	assert_int_equal(call(__NR_sendmmsg, 1016, 1, 1, 0, 0), NOTIFY);
 	assert_int_equal(call(__NR_read, 0, 0, 0, 0, 0), ALLOW);
 	assert_int_equal(call(__NR_accept4, 0, 0, 0, 0, 0), ALLOW);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Unix sockets and pipes with a name: what an exec leaves of them."""
-import errno, os, socket, subprocess, sys
+import errno, os, shutil, socket, struct, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from belaytest import *
 from agent import Agent, program
@@ -145,6 +145,153 @@ print(s.recv(9).decode())
         assert not log.recv(9), "an inherited datagram socket reached a path nobody judged"
     except socket.timeout:
         pass
+
+
+DATAGRAMS = r"""
+import syslog
+sys.setswitchinterval(0.001)
+
+def dgram(path=None):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.settimeout(5)
+    if path:
+        s.bind(path)
+        os.chmod(path, 0o777)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return keep(s)
+
+def heard(n, seconds=5):
+    "Data, the sender's credentials and how many descriptors came."
+    S[n].settimeout(seconds)
+    try:
+        b, anc, _, _ = S[n].recvmsg(65536, 1024)
+    except socket.timeout:
+        return None
+    cred, fds = None, 0
+    for level, kind, data in anc:
+        if kind == socket.SCM_CREDENTIALS:
+            cred = struct.unpack("3i", data)
+        if kind == socket.SCM_RIGHTS:
+            fds += len(data) // 4
+            for fd in array.array("i", data):
+                os.close(fd)
+    return [b.decode(), cred, fds]
+
+def to(n, path, text, how):
+    s = S[n]
+    b = text.encode()
+    if how == "sendto":
+        return s.sendto(b, path)
+    if how == "sendmsg":
+        return s.sendmsg([b[:1], b[1:]], [], 0, path)
+    s.connect(path)
+    return {"send": lambda: s.send(b), "write": lambda: os.write(n, b), "connected": lambda: s.sendmsg([b])}[how]()
+"""
+
+
+def test_datagrams_by_path(w):
+    w.start()
+    paths = {n: program(w, n) for n in ("cli", "other")}
+    d = sockets_dir(w)
+    rule = f"name: u, allow: connect, from: {{ program: cli }}, unix: {d}/log"
+    w.policy(rules(rule))
+    world, cli, other = Agent(w, bound=False), Agent(w, paths["cli"]), Agent(w, paths["other"])
+    for a in (world, cli, other):
+        a.do(LOCAL)
+        a.do(DATAGRAMS)
+    log, shut = world.do(f"dgram('{d}/log')"), world.do(f"dgram('{d}/shut')")
+    n, m = cli.do("dgram()"), other.do("dgram()")
+    uid = cli.do("os.getuid()")
+    for how in ("sendto", "sendmsg", "send", "connected"):
+        assert cli.do(f"to({n}, '{d}/log', 'by {how}', '{how}')") == len("by " + how)
+        text, cred, _ = world.do(f"heard({log})")
+        assert text == "by " + how and cred[1:] == [uid, uid], (text, cred)
+        if w.host:
+            assert cred[0] == cli.pid, "the receiver sees another process number than the sender's"
+        # Another path, another program: refused at once, and nothing arrives.
+        for a, x, path in ((cli, n, "shut"), (other, m, "shut"), (other, m, "log")):
+            assert a.errno(f"to({x}, '{d}/{path}', 'leak', '{how}')") == errno.EACCES, (how, path)
+    assert world.do(f"heard({shut}, 0.3)") is None and world.do(f"heard({log}, 0.1)") is None
+    assert f"{d}/log" in w.belay("why", str(other.pid)).stdout
+    # Not through write(2), and not when the descriptor has another number: an error, never a leak.
+    k = cli.do(f"os.dup({n})")
+    cli.do(f"X = socket.socket(fileno={k})")
+    assert cli.errno(f"X.sendmsg([b'leak'], [], 0, '{d}/shut')") == errno.EPIPE
+    assert cli.errno(f"X.sendmsg([b'leak'], [], 0, '{d}/log')") == errno.EPIPE
+    assert cli.do(f"X.sendto(b'ok', '{d}/log')") == 2 and world.do(f"heard({log})")[0] == "ok"
+    assert cli.errno(f"to({n}, '{d}/log', 'x', 'write')") == errno.EPIPE
+    assert world.do(f"heard({shut}, 0.3)") is None and world.do(f"heard({log}, 0.1)") is None
+    # Descriptors go along to the outside, as on a connection.
+    cli.do(f"R, W = os.pipe()")
+    cli.do(f"S[{n}].sendmsg([b'fd'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [W]))], 0, '{d}/log')")
+    assert world.do(f"heard({log})")[::2] == ["fd", 1]
+    # Withdrawn: within a second.
+    w.policy(rules())
+    time.sleep(1.1)
+    assert cli.errno(f"S[{n}].send(b'late')") == errno.EACCES and world.do(f"heard({log}, 0.3)") is None
+
+
+def test_datagrams_received(w):
+    w.start()
+    paths = {n: program(w, n) for n in ("srv", "cli", "other")}
+    d = sockets_dir(w)
+    w.policy(rules(f"name: u, allow: connect, from: {{ program: cli }}, to: {{ program: srv }}, unix: {d}/**"))
+    world, srv, cli, other = Agent(w, bound=False), *(Agent(w, paths[n]) for n in ("srv", "cli", "other"))
+    for a in (world, srv, cli, other):
+        a.do(LOCAL)
+        a.do(DATAGRAMS)
+    n = srv.do(f"dgram('{d}/srv')")
+    # From outside, by its permissions; from the tree itself, free; from another tree, by rule.
+    world.do(f"N = dgram('{d}/world')")
+    world.do(f"to(N, '{d}/srv', 'outside', 'sendto')")
+    assert srv.do(f"heard({n})")[0] == "outside"
+    m = srv.do("dgram()")
+    assert srv.do(f"to({m}, '{d}/srv', 'own', 'send')") == 3 and srv.do(f"heard({n})")[0] == "own"
+    k = cli.do("dgram()")
+    assert cli.do(f"to({k}, '{d}/srv', 'other', 'send')") == 5 and srv.do(f"heard({n})")[0] == "other"
+    assert cli.errno(f"to({k}, '{d}/world', 'x', 'send')") == errno.EACCES
+    o = other.do("dgram()")
+    assert other.errno(f"to({o}, '{d}/srv', 'x', 'send')") == errno.EACCES
+    assert srv.do(f"heard({n}, 0.3)") is None
+    # Many, in order, however full the queue is.
+    srv.do(f"GOT = []; threading.Thread(target=lambda: [GOT.append(heard({n})[0]) for _ in range(500)], daemon=True).start()")
+    cli.do(f"[S[{k}].send(str(i).encode()) for i in range(500)]")
+    wait_for("all of them", lambda: srv.do("len(GOT)") == 500)
+    assert srv.do("GOT") == [str(i) for i in range(500)]
+
+
+def test_syslog_and_notify(w):
+    """The C library's syslog() and logger(1) to a log socket, and a service manager's notification."""
+    if not ROOT:
+        raise Skip("needs a /dev/log of its own: root")
+    w.start()
+    path = program(w, "cli")
+    d = sockets_dir(w)
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(f"{d}/notify")
+    os.chmod(f"{d}/notify", 0o777)
+    notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    notify.settimeout(10)
+    w.enroll(shutil.which("logger"), "logger")
+    w.policy(rules(f"name: n, allow: connect, from: {{ program: [cli, logger] }}, unix: {d}/notify"))
+    code = f"""
+import os, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+s.sendmsg([b"READY=1\\nMAINPID=%d" % os.getpid()], [], socket.MSG_NOSIGNAL, os.environ["NOTIFY_SOCKET"])
+"""
+    p = w.serve(path, "-c", code, env={"PYTHONHOME": "/usr", "NOTIFY_SOCKET": f"{d}/notify"})
+    text, anc, _, _ = notify.recvmsg(4096, 1024)
+    assert text == b"READY=1\nMAINPID=%d" % p.pid
+    cred = struct.unpack("3i", anc[0][2])
+    assert cred[1] == w.uid and (cred[0] == p.pid or not w.host), (cred, p.pid)
+    p.wait(10)
+    w.run("logger", "-u", f"{d}/notify", "-t", "test", "--socket-errors=on", "a line")
+    assert b"test: a line" in notify.recv(4096)
+    if shutil.which("systemd-notify"):
+        w.enroll(shutil.which("systemd-notify"), "notify")
+        w.policy(rules(f"name: n, allow: connect, from: {{ program: notify }}, unix: {d}/notify"))
+        w.run("systemd-notify", "--no-block", "--ready", env={"NOTIFY_SOCKET": f"{d}/notify"})
+        assert b"READY=1" in notify.recv(4096)
 
 
 if __name__ == "__main__":
