@@ -22,6 +22,7 @@
 #include "enforce/target.h"
 
 #define FDINFO_MAX 4096
+#define TRIES 16
 
 /* ---- acting with the caller's permissions, on a host, where this process has a uid of its own
  * ---- */
@@ -89,8 +90,11 @@ int path_find(const struct enforce *e, pid_t tid, const char *path)
 	struct actor actor;
 	int n = actor_set(e, tid, &actor);
 	if (n >= 0) {
-		n = (int)syscall(__NR_openat2, base, path, &how, sizeof(how));
-		n = n < 0 ? -errno : n;
+		/* Also when somebody mounts or renames just now: that passes. */
+		for (int i = 0; i < TRIES && (i == 0 || n == -EAGAIN); i++) {
+			n = (int)syscall(__NR_openat2, base, path, &how, sizeof(how));
+			n = n < 0 ? -errno : n;
+		}
 	}
 	actor_reset(&actor);
 	return n == -ELOOP || n == -EXDEV ? -EACCES : n;
