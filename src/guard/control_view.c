@@ -341,7 +341,11 @@ void control_run(struct client *c, const Belay__RunRequest *m)
 			"no program is enrolled as '%.64s' (try belay programs)", m->as);
 		return;
 	}
-	int r = tree_start(g, c->pid, c->uid, m->as, &tree);
+	if (m->token.len != TREE_TOKEN_LEN) {
+		control_error(g, c->id, -EINVAL, "a run needs a token of its own");
+		return;
+	}
+	int r = tree_start(g, c->pid, c->uid, m->as, m->token.data, &tree);
 	if (r < 0) {
 		control_error(g, c->id, r, "cannot keep a record of the run: %s", strerror(-r));
 		return;

@@ -484,11 +484,20 @@ static void test_one_user_does_not_take_all_runs(void **state)
 	size_t n = 0;
 	int r;
 	w->g.component.heritage.host = true;
-	while ((r = tree_start(&w->g, 1, 4711, "", &id)) == 0 && n < TREES_MAX)
-		n++;
+	uint8_t token[TREE_TOKEN_LEN] = {0};
+	uint64_t first, again;
+	while ((r = tree_start(&w->g, 1, 4711, "", token, &id)) == 0 && n < TREES_MAX)
+		memcpy(token, &(uint64_t){++n}, sizeof(uint64_t));
 	assert_int_equal(r, -EDQUOT);
 	assert_int_equal(n, TREES_MAX / 4);
-	assert_int_equal(tree_start(&w->g, 1, 4712, "", &id), 0);
+	assert_int_equal(tree_start(&w->g, 1, 4712, "", token, &first), 0);
+	/* The same request is the same tree; another process's, though it says the same, is not. */
+	n = trees_count(&w->g);
+	assert_int_equal(tree_start(&w->g, 1, 4712, "", token, &again), 0);
+	assert_int_equal(again, first);
+	assert_int_equal(trees_count(&w->g), n);
+	assert_int_equal(tree_start(&w->g, 2, 4712, "", token, &again), 0);
+	assert_int_not_equal(again, first);
 }
 
 static void test_a_surprise_closes_the_arrow(void **state)

@@ -285,7 +285,9 @@ int setup(void **state)
 	enroll("server", SERVER);
 	enroll("client", CLIENT);
 	load(rules);
-	assert_int_equal(tree_start(&w->g, 100, getuid(), "", &w->tree), 0);
+	assert_int_equal(
+		tree_start(&w->g, 100, getuid(), "", (const uint8_t *)"a token of a run", &w->tree),
+		0);
 	fabric_up(NULL, 0);
 	return 0;
 }

@@ -140,15 +140,38 @@ static bool tree_admitted(const struct guard *g, uint32_t uid)
 	return n < TREES_PER_UID_MAX;
 }
 
-int tree_start(struct guard *g, uint32_t pid, uint32_t uid, const char *as, uint64_t *ret)
+/*
+ * The number of the tree a process asks for: the same for the same request, should it be asked
+ * twice because the answer was lost with one of us, and nobody else's: its pid is the kernel's
+ * word.
+ */
+static uint64_t tree_number(const struct guard *g, uint32_t pid, uint32_t uid, const uint8_t *token)
 {
+	uint8_t all[TREE_TOKEN_LEN + 2 * sizeof(uint32_t)];
 	uint64_t id;
+	static_assert(sizeof(g->hash_key) == crypto_shorthash_KEYBYTES &&
+			      sizeof(id) == crypto_shorthash_BYTES,
+		"the keyed hash");
+	memcpy(all, token, TREE_TOKEN_LEN);
+	memcpy(all + TREE_TOKEN_LEN, &pid, sizeof(pid));
+	memcpy(all + TREE_TOKEN_LEN + sizeof(pid), &uid, sizeof(uid));
+	crypto_shorthash((uint8_t *)&id, all, sizeof(all), g->hash_key);
+	id >>= 1; /* decimal in descriptor names: keep it a positive number everywhere */
+	return id ? id : 1;
+}
+
+int tree_start(struct guard *g, uint32_t pid, uint32_t uid, const char *as,
+	const uint8_t token[TREE_TOKEN_LEN], uint64_t *ret)
+{
+	uint64_t id = tree_number(g, pid, uid, token);
+	const struct tree *old = tree_find(g, id);
+	if (old && (old->pid != pid || old->uid != uid))
+		return -EEXIST;
+	*ret = id;
+	if (old)
+		return 0;
 	if (!tree_admitted(g, uid))
 		return -EDQUOT;
-	do {
-		randombytes_buf(&id, sizeof(id));
-		id >>= 1; /* decimal in descriptor names: keep it a positive number everywhere */
-	} while (!id || tree_find(g, id));
 	int slot = state_put_tree(g, id, pid, uid, as, false);
 	if (slot < 0)
 		return slot;
@@ -157,10 +180,8 @@ int tree_start(struct guard *g, uint32_t pid, uint32_t uid, const char *as, uint
 		r = tree_restore(g, id, pid, uid, as, false, slot);
 	if (r < 0) {
 		state_drop(g, slot);
-		return r;
 	}
-	*ret = id;
-	return 0;
+	return r;
 }
 
 const char *tree_first_program(struct guard *g, uint64_t id)

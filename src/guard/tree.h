@@ -10,10 +10,13 @@ size_t trees_count(const struct guard *g);
 /* Whose it is; false when there is no such tree. */
 bool tree_uid(struct guard *g, uint64_t id, uint32_t *ret);
 bool tree_known(struct guard *g, uint64_t tree);
-/* A new tree for the process that will become the program. Recorded and audited before it returns.
+#define TREE_TOKEN_LEN 16
+/*
+ * The tree of the process that will become the program: a new one, or the one the same request made
+ * before. Recorded and audited before it returns.
  */
-int tree_start(
-	struct guard *g, uint32_t pid, uint32_t uid, const char *as, uint64_t *ret) _must_check_;
+int tree_start(struct guard *g, uint32_t pid, uint32_t uid, const char *as,
+	const uint8_t token[TREE_TOKEN_LEN], uint64_t *ret) _must_check_;
 /* Until the tree's first program may start: the name `belay run --as` asked for, if any; else NULL.
  */
 const char *tree_first_program(struct guard *g, uint64_t tree);

@@ -34,3 +34,6 @@ struct instance {
 int instance_default(struct instance *ret, struct error *e) _must_check_;
 /* Finds and connects. dir may be NULL. Return: connected socket, or -errno with e set. */
 int instance_connect(const char *dir, struct instance *ret, struct error *e) _must_check_;
+/* Again to the instance of that directory, however its name looks by now. Return: socket, or
+ * -errno. */
+int instance_reconnect(int dirfd) _must_check_;

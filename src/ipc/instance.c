@@ -59,13 +59,10 @@ static int control_address(int dirfd, struct sockaddr_un *ret)
 	return n > 0 && (size_t)n < sizeof(ret->sun_path) ? 0 : -ENAMETOOLONG;
 }
 
-static int dir_connect(const char *dir)
+int instance_reconnect(int dirfd)
 {
-	_cleanup_close_ int d = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (d < 0)
-		return -errno;
 	struct sockaddr_un sa;
-	int r = control_address(d, &sa);
+	int r = control_address(dirfd, &sa);
 	if (r < 0)
 		return r;
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -79,6 +76,12 @@ static int dir_connect(const char *dir)
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
 		return -errno;
 	return take_fd(&fd);
+}
+
+static int dir_connect(const char *dir)
+{
+	_cleanup_close_ int d = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return d < 0 ? -errno : instance_reconnect(d);
 }
 
 /* Who called listen(2) there must be us or root, or anybody could stand in for the instance. */

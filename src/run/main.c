@@ -2,8 +2,8 @@
  * belay-run [--dir DIR] [--as NAME] -- PROGRAM [ARGUMENTS]: becomes PROGRAM, bound.
  *
  * Runs as the caller and is trusted for nothing: it is the program's own user tying himself. It
- * reaches the instance first, because nothing can once the network is gone; then it moves itself
- * into namespaces, loads the filter, hands over the filter's notify descriptor and execs in place,
+ * reaches the instance first, to say so before anything is changed; then it moves itself into
+ * namespaces, loads the filter, hands over the filter's notify descriptor and execs in place,
  * so that pid, parent, terminal, process group and exit status are the program's own. The exec is
  * the first trapped call: there the program gets its identity. Exit status when it cannot start the
  * program: 127 not found, 126 anything else. Input: the command line.
@@ -13,6 +13,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <linux/netlink.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,16 +23,14 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "control.pb-c.h"
+#include "base/fds.h"
 #include "ipc/control.h"
-#include "ipc/ipc.h"
 #include "run/filter.h"
+#include "run/handover.h"
 #include "run/space.h"
 
 #define EXIT_CANNOT 126
 #define EXIT_NOT_FOUND 127
-#define RUN_ARGV_MAX 64 /* arguments told to the instance, for people to read */
-#define RUN_ARGV_BYTES_MAX 4096
 
 struct run {
 	const char *dir, *as;
@@ -115,74 +114,52 @@ static int diag_open(void)
 	return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 }
 
-static int hand_over(struct run *r, int notify, struct error *e)
+/* Everything but the last step before the exec; the filter's notify descriptor, or negative. */
+static int tie(struct error *e)
 {
-	Belay__RunRequest run = BELAY__RUN_REQUEST__INIT;
-	run.as = (char *)(uintptr_t)(r->as ? r->as : "");
-	run.argv = r->argv;
-	for (size_t bytes = 0; r->argv[run.n_argv] && run.n_argv < RUN_ARGV_MAX; run.n_argv++) {
-		bytes += strlen(r->argv[run.n_argv]);
-		if (run.n_argv && bytes > RUN_ARGV_BYTES_MAX)
-			break;
-	}
-	char *first[] = {basename(r->argv[0])};
-	if (strlen(r->argv[0]) > RUN_ARGV_BYTES_MAX)
-		run.argv = first, run.n_argv = 1;
-	Belay__ControlRequest q = BELAY__CONTROL_REQUEST__INIT;
-	q.version = CONTROL_VERSION;
-	q.body_case = BELAY__CONTROL_REQUEST__BODY_RUN;
-	q.run = &run;
-	int fds[FDS_PASS_MAX] = {notify, STDERR_FILENO};
-	size_t n_fds = fcntl(STDERR_FILENO, F_GETFD) < 0 ? 1 : 2;
-	int c = ipc_send_fd(r->control, &q.base, fds, n_fds);
-	if (c < 0)
-		return error_errno(e, c, "cannot reach the instance");
-	void *reply = NULL;
-	n_fds = 0;
-	c = ipc_recv_fd(r->control, &belay__control_reply__descriptor, &reply, fds, &n_fds);
-	if (c < 0)
-		return error_set(e, c, "the instance went away (try `belay status`)");
-	const Belay__ControlReply *a = reply;
-	if (a->error)
-		error_set(e, a->error < 0 ? a->error : -EACCES, "%s",
-			a->text[0] ? a->text : strerror(abs(a->error)));
-	c = a->error ? -EACCES : 0;
-	for (size_t i = 0; i < n_fds; i++)
-		close(fds[i]);
-	ipc_free(reply);
-	return c;
-}
-
-static int bind_self(struct run *r, struct error *e)
-{
-	const char *masked[] = {r->instance.dir, BELAY_HOST_RUN, BELAY_HOST_STATE, NULL, NULL};
-	struct instance own;
-	if (instance_default(&own, NULL) == 0)
-		masked[3] = own.dir;
-	int c = space_enter(masked, e);
-	if (c < 0)
-		return c;
-	_cleanup_close_ int diag = diag_open();
-	if (diag < 0)
-		return error_errno(e, -errno, "cannot open a socket query socket");
-	if ((c = space_scope(e)) < 0 || (c = space_drop(e)) < 0)
+	int c = space_scope(e);
+	if (c < 0 || (c = space_drop(e)) < 0)
 		return c;
 	/* Whatever the namespaces changed: those who serve this process must be able to look at it.
 	 */
 	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-	_cleanup_close_ int notify = filter_load();
+	int notify = filter_load();
 	if (notify == -EBUSY)
 		return error_set(e, notify,
 			"a filter with a supervisor is already in force here (a "
 			"container's, or another `belay run`), and the kernel allows one");
 	if (notify < 0)
 		return error_errno(e, notify, "cannot load the system call filter");
-	c = hand_over(r, notify, e);
+	return notify;
+}
+
+static int bind_self(struct run *r, struct error *e)
+{
+	const char *masked[] = {r->instance.dir, BELAY_HOST_RUN, BELAY_HOST_STATE, NULL, NULL};
+	struct instance own;
+	struct handover h = {.control = r->control, .as = r->as, .argv = r->argv};
+	if (instance_default(&own, NULL) == 0)
+		masked[3] = own.dir;
+	h.dir = open(r->instance.dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (h.dir < 0)
+		return error_errno(e, -errno, "cannot open %s", r->instance.dir);
+	int c = space_enter(masked, e);
 	if (c < 0)
 		return c;
-	close(notify);
-	notify = -1;
-	close(r->control);
+	_cleanup_close_ int diag = diag_open();
+	if (diag < 0)
+		return error_errno(e, -errno, "cannot open a socket query socket");
+	if ((c = handover_open(&h, e)) < 0)
+		return c;
+	_cleanup_close_ int notify = tie(e);
+	if (notify < 0) {
+		(void)!handover_finish(&h, -1, &(struct error){0});
+		return notify;
+	}
+	c = handover_finish(&h, notify, e);
+	if (c < 0)
+		return c;
+	close(take_fd(&notify));
 	execvp(r->file, r->argv);
 	return error_errno(e, -errno, "exec failed");
 }

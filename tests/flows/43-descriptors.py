@@ -27,7 +27,7 @@ def tell(path, message, fds):
     s.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
     return s
 '''
-RUN = r'b"\x08\x01\x62\x00"'   # version 1, an empty run request
+RUN = r'b"\x08\x01\x62\x12\x1a\x10" + os.urandom(16)'   # version 1, a run request of nothing but its token
 
 
 def answers(w, what):
