@@ -9,6 +9,7 @@
  * Cost: a message each way for a channel's start, one for its end; none while data flows.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -263,6 +264,18 @@ static int on_connection(struct component *comp, const Belay__Connection *m, int
 	return 0;
 }
 
+/*
+ * Bytes that arrive interrupt no program on a busy core: they wait until it pauses, and by then
+ * there are more, which share this turn's system calls. On an idle core nothing changes. A kernel
+ * that refuses costs only the batches.
+ */
+static void let_programs_finish(void)
+{
+	struct sched_param none = {0};
+	if (sched_setscheduler(0, SCHED_BATCH, &none) < 0)
+		log_info("cannot leave wake-up preemption: %s", strerror(errno));
+}
+
 static int conn_open(struct conn *c, int argc, char **argv, struct error *e)
 {
 	static const struct component_ops ops = {
@@ -278,6 +291,7 @@ static int conn_open(struct conn *c, int argc, char **argv, struct error *e)
 	r = engine_new(&c->component.loop, &reports, c, NULL, &c->engine);
 	if (r < 0)
 		return error_errno(e, r, "cannot make the engine");
+	let_programs_finish();
 	return sandbox_enter(SANDBOX_CONN, NULL, e);
 }
 
