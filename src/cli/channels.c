@@ -35,16 +35,21 @@ static json_t *end_json(const Belay__ChannelEndRow *e)
 		(json_int_t)e->uid, "pid", (json_int_t)e->pid, "node", e->node, "address", addr);
 }
 
+static bool is_udp(const Belay__ChannelRow *r)
+{
+	return r->transport == BELAY__TRANSPORT__TRANSPORT_UDP;
+}
+
 static void print_channel_json(const Belay__ChannelRow *r)
 {
 	char id[2 * CHANNEL_ID_LEN + 1] = "";
 	if (r->channel.len == CHANNEL_ID_LEN)
 		hex_encode(r->channel.data, CHANNEL_ID_LEN, id);
-	json_t *j = json_pack("{s:s,s:o,s:o,s:s,s:s,s:I,s:I,s:I,s:I,s:s}", "channel", id, "from",
-		end_json(r->from), "to", end_json(r->to), "rule", r->rule, "protection",
+	json_t *j = json_pack("{s:s,s:o,s:o,s:s,s:s,s:I,s:I,s:I,s:I,s:s,s:s}", "channel", id,
+		"from", end_json(r->from), "to", end_json(r->to), "rule", r->rule, "protection",
 		r->protection, "bytes_sent", (json_int_t)r->bytes_sent, "bytes_received",
 		(json_int_t)r->bytes_received, "age_ms", (json_int_t)r->age_ms, "idle_ms",
-		(json_int_t)r->idle_ms, "state", r->state);
+		(json_int_t)r->idle_ms, "state", r->state, "transport", is_udp(r) ? "udp" : "tcp");
 	if (j)
 		json_dumpf(j, stdout, JSON_COMPACT);
 	putchar('\n');
@@ -70,7 +75,7 @@ static void add_channel_row(struct cli_table *t, const Belay__ChannelRow *r)
 	cli_table_cell(t, "%s", sent);
 	cli_table_cell(t, "%s", received);
 	cli_table_cell(t, "%s", age);
-	cli_table_cell(t, "%s", r->state);
+	cli_table_cell(t, "%s%s", r->state, is_udp(r) ? " (udp)" : "");
 }
 
 int cmd_channels(int argc, char **argv)

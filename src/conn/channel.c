@@ -61,6 +61,7 @@ void channel_close(struct engine *e, struct channel *ch, enum frame_reset reset,
 	if (ch->pend)
 		secret_zero(ch->pend, ch->pend_cap);
 	free(take_ptr(ch->pend));
+	free(take_ptr(ch->far));
 	seal_clear(&ch->send);
 	seal_clear(&ch->receive);
 	if (!ch->silent && !e->quiet)
@@ -94,6 +95,10 @@ void channel_start(struct engine *e, struct channel *ch)
 void channel_pump(struct engine *e, struct channel *ch, uint32_t max)
 {
 	uint32_t n = ch->credit < max ? ch->credit : max;
+	if (ch->datagram) {
+		datagram_pump(e, ch, max);
+		return;
+	}
 	if (!ch->readable || ch->eof || !n)
 		return; /* a WINDOW or an event brings it back */
 	uint8_t *p = carrier_reserve(ch->carrier, n);
@@ -235,6 +240,9 @@ static const char *channel_objects(const struct engine *e, const struct channel 
 {
 	if ((h->type == FRAME_OPEN) == ch->started)
 		return h->type == FRAME_OPEN ? "opened twice" : "used before it was opened";
+	if (h->type != FRAME_OPEN && h->type != FRAME_RESET &&
+		(h->type == FRAME_DATAGRAM) != ch->datagram)
+		return "datagrams and a stream in one channel";
 	if (h->type == FRAME_DATA && (ch->fin || h->length - FRAME_TAG_LEN > ch->granted))
 		return ch->fin ? "data after its end" : "more data than credit";
 	if (h->type == FRAME_FIN && ch->fin)
@@ -278,6 +286,9 @@ void channel_frame(
 		break;
 	case FRAME_RESET:
 		channel_close(e, ch, FRAME_RESET_NONE, frame_reset_name(body[0]));
+		break;
+	case FRAME_DATAGRAM:
+		datagram_frame(e, ch, body, h->length - FRAME_TAG_LEN);
 		break;
 	case FRAME_NONE:
 	case _FRAME_N:

@@ -166,7 +166,11 @@ static int channel_new(struct engine *e, const struct engine_channel *in, struct
 	ch->idle_ms = in->idle_ms;
 	ch->last_ms = e->now;
 	ch->fd = *fd;
-	int r = seal_init(&ch->send, initiator == in->initiator ? &in->send : &in->receive, e->now);
+	ch->datagram = in->datagram;
+	int r = in->datagram ? datagram_far(*fd, &ch->far) : 0;
+	if (r == 0)
+		r = seal_init(
+			&ch->send, initiator == in->initiator ? &in->send : &in->receive, e->now);
 	if (r == 0)
 		r = seal_init(&ch->receive, initiator == in->initiator ? &in->receive : &in->send,
 			e->now);
@@ -180,6 +184,7 @@ static int channel_new(struct engine *e, const struct engine_channel *in, struct
 	if (r < 0) {
 		seal_clear(&ch->send);
 		seal_clear(&ch->receive);
+		free(ch->far);
 		free(ch);
 		return r;
 	}
@@ -227,7 +232,7 @@ int engine_channel_add(struct engine *e, const struct engine_channel *in, int fd
 		r = -EEXIST; /* written once */
 	else if (!local && !p)
 		r = -EHOSTUNREACH;
-	else if (local && fds[1] < 0)
+	else if (local && (fds[1] < 0 || in->datagram))
 		r = -EINVAL;
 	else if (local)
 		r = channel_add_local(e, in, fds);

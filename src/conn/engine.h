@@ -82,15 +82,20 @@ struct engine_channel {
 	uint8_t id[FRAME_CHANNEL_LEN];
 	const char *node; /* NULL or empty: both ends are here, fds[1] is the accepting side */
 	struct secret send, receive;
-	bool initiator;
+	bool initiator, datagram;
 	uint64_t idle_ms;
 };
 /* Enters a channel, once: -EEXIST. Takes the descriptors by setting them to -1, also when it fails.
  */
 int engine_channel_add(struct engine *e, const struct engine_channel *c, int fds[2]) _must_check_;
+struct engine_relay {
+	uint8_t id[FRAME_CHANNEL_LEN];
+	const struct addr *to;
+	bool datagram;
+	uint64_t idle_ms;
+};
 /* Plain relay. fds[1] < 0: dials `to`. Takes the descriptors. */
-int engine_relay_add(struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], int fds[2],
-	const struct addr *to, uint64_t idle_ms) _must_check_;
+int engine_relay_add(struct engine *e, const struct engine_relay *in, int fds[2]) _must_check_;
 /*
  * Right after engine_relay_add(): true when it still dials; then opened() tells `ask` (not 0) how
  * that ended, or 0 after wait_ms.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <sys/queue.h>
+#include <sys/socket.h>
 
 #include "conn/engine.h"
 #include "conn/seal.h"
@@ -49,6 +50,7 @@ struct channel {
 	bool initiator, started; /* started: the data connection is up (initiator), OPEN was seen
 				    (responder) */
 	bool readable, hup, bulk;
+	bool datagram;    /* datagrams, and nothing of flow control or of an end */
 	bool eof;         /* the program has sent its last byte; FIN is out */
 	bool fin;         /* the peer's FIN is in */
 	bool shut;        /* and passed on to the program */
@@ -58,6 +60,7 @@ struct channel {
 	uint32_t due;     /* consumed here, not yet granted again */
 	uint8_t *pend;    /* what the program's socket did not take */
 	uint32_t pend_at, pend_len, pend_cap;
+	struct sockaddr_storage *far; /* datagrams: whom the socket is connected to */
 	struct seal send, receive;
 	uint64_t bytes_sent, bytes_received, last_ms, idle_ms;
 };
@@ -151,6 +154,17 @@ void channel_frame(
 /* reset: what the other side is told, FRAME_RESET_NONE: nothing. */
 void channel_close(
 	struct engine *e, struct channel *ch, enum frame_reset reset, const char *reason);
+
+/* datagram.c */
+#define DATAGRAMS_MAX 32 /* of one channel in one turn */
+/* Whom fd is connected to; the caller frees. */
+int datagram_far(int fd, struct sockaddr_storage **ret) _must_check_;
+/* One datagram, but none of anybody else: -EAGAIN when there is none, -EXDEV for a stranger's. */
+ssize_t datagram_receive(int fd, const struct sockaddr_storage *far, void *buf, size_t len);
+/* 0: sent, or dropped because there is no room. Negative: nobody is there any more. */
+int datagram_send(int fd, const void *buf, size_t len) _must_check_;
+void datagram_pump(struct engine *e, struct channel *ch, uint32_t max);
+void datagram_frame(struct engine *e, struct channel *ch, const uint8_t *body, uint32_t len);
 
 /* carrier.c */
 void carrier_init(struct carrier *c, struct engine *e, struct peer *p, uint8_t index);

@@ -117,8 +117,10 @@ static int order_channel(
 	if (m->channel.len != FRAME_CHANNEL_LEN || m->send_key.len != SECRET_LEN ||
 		m->receive_key.len != SECRET_LEN || n_fds != (local ? 2u : 1u))
 		return -EBADMSG;
-	struct engine_channel in = {
-		.node = m->node, .initiator = m->initiator, .idle_ms = m->idle_ms};
+	struct engine_channel in = {.node = m->node,
+		.initiator = m->initiator,
+		.datagram = m->transport == BELAY__TRANSPORT__TRANSPORT_UDP,
+		.idle_ms = m->idle_ms};
 	memcpy(in.id, m->channel.data, sizeof(in.id));
 	memcpy(in.send.bytes, m->send_key.data, SECRET_LEN);
 	memcpy(in.receive.bytes, m->receive_key.data, SECRET_LEN);
@@ -138,8 +140,11 @@ static int order_relay(
 		(n_fds == 1 && take_addr(m->destination, &to) < 0))
 		return -EBADMSG;
 	int own[2] = {take_fd(&fds[0]), n_fds == 2 ? take_fd(&fds[1]) : -1};
-	int r = engine_relay_add(
-		c->engine, m->channel.data, own, n_fds == 1 ? &to : NULL, m->idle_ms);
+	struct engine_relay in = {.to = n_fds == 1 ? &to : NULL,
+		.datagram = m->transport == BELAY__TRANSPORT__TRANSPORT_UDP,
+		.idle_ms = m->idle_ms};
+	memcpy(in.id, m->channel.data, sizeof(in.id));
+	int r = engine_relay_add(c->engine, &in, own);
 	if (r < 0 || !engine_relay_wait(c->engine, m->channel.data, id, m->wait_ms))
 		answer_opened(c, id, m->channel.data, r);
 	return 0;

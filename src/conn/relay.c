@@ -18,7 +18,8 @@ struct relay_side {
 	struct relay *relay;
 	int fd;
 	bool readable, eof, shut;
-	uint8_t *pend; /* for this side's socket */
+	struct sockaddr_storage *far; /* datagrams: whom it is connected to */
+	uint8_t *pend;                /* for this side's socket */
 	size_t pend_at, pend_len;
 	uint64_t bytes; /* read from it */
 };
@@ -27,7 +28,7 @@ struct relay {
 	struct watch watch; /* for the grave only */
 	struct entry entry;
 	struct relay_side side[2]; /* 0 program, 1 outside */
-	bool connecting;
+	bool connecting, datagram;
 	uint64_t last_ms, idle_ms;
 	uint64_t ask, tell_ms; /* who waits for the dial, and until when; 0: nobody */
 	int error;             /* of the dial */
@@ -63,6 +64,7 @@ void relay_close(struct engine *e, struct entry *en, const char *reason)
 			fd_reset(s->fd);
 		s->fd = -1;
 		free(take_ptr(s->pend));
+		free(take_ptr(s->far));
 	}
 	if (!e->quiet)
 		e->ops.closed(e->data, en->id,
@@ -103,10 +105,32 @@ static int side_drain(struct relay_side *to)
 	return 0;
 }
 
+/* Each whole, or dropped where there is no room. */
+static int relay_pump_datagrams(struct engine *e, struct relay *r, int from)
+{
+	struct relay_side *s = &r->side[from];
+	for (int i = 0; i < DATAGRAMS_MAX && s->readable; i++) {
+		ssize_t n = datagram_receive(s->fd, s->far, e->relay_buffer, RELAY_BUFFER);
+		s->readable = n != -EAGAIN;
+		if (n == -EAGAIN || n == -EXDEV)
+			continue;
+		if (n < 0)
+			return (int)n;
+		r->last_ms = e->now;
+		s->bytes += (uint64_t)n;
+		int x = datagram_send(r->side[!from].fd, e->relay_buffer, (size_t)n);
+		if (x < 0)
+			return x;
+	}
+	return 0;
+}
+
 /* From one side to the other, as far as it goes. Return: negative when the relay is over. */
 static int relay_pump(struct engine *e, struct relay *r, int from)
 {
 	struct relay_side *s = &r->side[from], *to = &r->side[!from];
+	if (r->datagram)
+		return relay_pump_datagrams(e, r, from);
 	for (int i = 0; i < ROUNDS_MAX && s->readable && !s->eof && !to->pend_len; i++) {
 		ssize_t n = recv(s->fd, e->relay_buffer, RELAY_BUFFER, MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -207,7 +231,7 @@ void relay_flow(struct engine *e, struct entry *en, struct engine_flow *f)
 	f->idle_ms = now > r->last_ms ? now - r->last_ms : 0;
 }
 
-static int relay_dial(const struct addr *to)
+static int relay_dial(const struct addr *to, bool datagram)
 {
 	struct sockaddr_storage sa;
 	socklen_t len;
@@ -215,7 +239,8 @@ static int relay_dial(const struct addr *to)
 	int r = addr_to_sockaddr(to, family, &sa, &len);
 	if (r < 0)
 		return r;
-	int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int type = datagram ? SOCK_DGRAM : SOCK_STREAM;
+	int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
 	if (connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EINPROGRESS) {
@@ -226,32 +251,34 @@ static int relay_dial(const struct addr *to)
 	return fd;
 }
 
-int engine_relay_add(struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], int fds[2],
-	const struct addr *to, uint64_t idle_ms)
+int engine_relay_add(struct engine *e, const struct engine_relay *in, int fds[2])
 {
 	e->now = clock_mono_ms();
 	bool dial = fds[1] < 0;
-	int r = table_find(e, id) ? -EEXIST : 0;
+	int r = table_find(e, in->id) ? -EEXIST : 0;
 	struct relay *n = r == 0 ? calloc(1, sizeof(*n)) : NULL;
 	if (r == 0 && !n)
 		r = -ENOMEM;
 	if (r == 0 && dial) {
-		fds[1] = to ? relay_dial(to) : -EINVAL;
+		fds[1] = in->to ? relay_dial(in->to, in->datagram) : -EINVAL;
 		r = fds[1] < 0 ? fds[1] : 0;
 	}
 	if (r == 0) {
-		memcpy(n->entry.id, id, FRAME_CHANNEL_LEN);
+		memcpy(n->entry.id, in->id, FRAME_CHANNEL_LEN);
 		n->entry.relay = true;
-		n->connecting = dial;
+		n->datagram = in->datagram;
+		n->connecting = dial && !in->datagram;
 		n->last_ms = e->now;
-		n->idle_ms = idle_ms;
+		n->idle_ms = in->idle_ms;
 		r = table_add(e, &n->entry);
 	}
 	for (int i = 0; i < 2 && r == 0; i++) {
 		n->side[i].relay = n;
 		n->side[i].fd = fds[i];
 		fd_tune(fds[i]);
-		r = engine_watch(e, fds[i], &n->side[i].watch, WATCH_RELAY);
+		r = in->datagram ? datagram_far(fds[i], &n->side[i].far) : 0;
+		if (r == 0)
+			r = engine_watch(e, fds[i], &n->side[i].watch, WATCH_RELAY);
 		if (r < 0)
 			table_remove(e, &n->entry);
 	}
@@ -259,9 +286,11 @@ int engine_relay_add(struct engine *e, const uint8_t id[FRAME_CHANNEL_LEN], int 
 		for (int i = 0; i < 2; i++)
 			if (fds[i] >= 0)
 				fd_reset(fds[i]);
+		for (int i = 0; n && i < 2; i++)
+			free(n->side[i].far);
 		free(n);
-	} else if (idle_ms) {
-		engine_schedule(e, e->now + idle_ms);
+	} else if (in->idle_ms) {
+		engine_schedule(e, e->now + in->idle_ms);
 	}
 	fds[0] = fds[1] = -1;
 	return r;

@@ -446,7 +446,9 @@ static void test_local_and_relay(void **state)
 	world_tcp_pair(a);
 	world_tcp_pair(b);
 	int relay[2] = {a[1], b[1]};
-	assert_int_equal(engine_relay_add(w.side[0], c.id, relay, NULL, 0), 0);
+	struct engine_relay plain = {0};
+	memcpy(plain.id, c.id, sizeof(plain.id));
+	assert_int_equal(engine_relay_add(w.side[0], &plain, relay), 0);
 	c.program[0] = a[0];
 	c.program[1] = b[0];
 	world_carry(&w, &c, 8u << 20);
@@ -457,7 +459,9 @@ static void test_local_and_relay(void **state)
 	world_tcp_pair(a);
 	struct addr nobody = {.ip_len = 4, .ip = {127, 0, 0, 1}, .port = 1};
 	int dial[2] = {a[1], -1};
-	int r = engine_relay_add(w.side[0], c.id, dial, &nobody, 0);
+	plain.to = &nobody;
+	memcpy(plain.id, c.id, sizeof(plain.id));
+	int r = engine_relay_add(w.side[0], &plain, dial);
 	assert_true(r == -ECONNREFUSED ||
 		    (r == 0 && world_until(&w, 2000, world_ended(&w, c.id, 0) != NULL)));
 	close(a[0]);

@@ -36,6 +36,7 @@ struct fabric {
 	struct nft nft;
 	struct grants grants;
 	struct diag diag;
+	struct netlink route; /* for datagram_route() */
 	struct dns dns;
 	uv_poll_t events;
 	uv_timer_t rest;   /* while it runs, ends of sockets are left lying (ends.c) */

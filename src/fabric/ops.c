@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/fds.h"
 #include "base/log.h"
+#include "fabric/datagram.h"
 #include "fabric/fabric.h"
 #include "fabric/ns.h"
 #include "fabric/sock.h"
@@ -158,6 +159,8 @@ static int order_bind(struct fabric *f, const Belay__FabricBind *m, int fd, stru
 	int r = program_socket(f, fd, udp, &facts);
 	if (r >= 0)
 		r = sock_bind(fd, &facts, &a);
+	if (r >= 0 && udp && a.port)
+		r = datagram_share(fd);
 	if (r >= 0)
 		reply_socket(reply, fd);
 	return r;
@@ -187,21 +190,38 @@ static void own_address(const struct fabric *f, const struct addr *remote, struc
 	}
 }
 
+/* The program's socket is granted its destination, and gets the other end of it for conn. */
+static int pair_datagrams(struct fabric *f, const Belay__FabricPair *m, int fd,
+	const struct sock_facts *facts, const struct addr *local, const struct addr *remote,
+	int *ret_far)
+{
+	int r = local->ip_len ? datagram_route(&f->route, remote, local) : 0;
+	if (r >= 0)
+		r = sock_bind_any(fd, facts);
+	if (r >= 0)
+		r = install(f, m->mark, true, remote);
+	if (r >= 0)
+		r = m->connect ? sock_connect(fd, facts, m->mark, remote) : sock_mark(fd, m->mark);
+	return r < 0 ? r : datagram_far_end(fd, remote, ret_far);
+}
+
 static int order_pair(struct fabric *f, const Belay__FabricPair *m, int fd, struct reply *reply)
 {
 	struct sock_facts facts;
 	struct addr local = {0}, remote;
 	int peer = -1;
-	if (fabric_addr_read(m->remote, &remote) < 0 || !remote.port ||
-		(m->local && fabric_addr_read(m->local, &local) < 0))
+	bool udp;
+	if (transport_udp(m->transport, &udp) < 0 || fabric_addr_read(m->remote, &remote) < 0 ||
+		!remote.port || (m->local && fabric_addr_read(m->local, &local) < 0))
 		return -EBADMSG;
-	int r = program_socket(f, fd, false, &facts);
+	int r = program_socket(f, fd, udp, &facts);
 	if (r < 0)
 		return r;
 	sock_destination(&remote);
-	if (!local.ip_len)
+	if (!local.ip_len && !udp)
 		own_address(f, &remote, &local);
-	r = sock_pair(fd, &facts, &local, &remote, &peer);
+	r = udp ? pair_datagrams(f, m, fd, &facts, &local, &remote, &peer)
+		: sock_pair(fd, &facts, &local, &remote, &peer);
 	if (r >= 0)
 		reply_socket(reply, fd);
 	if (r >= 0 && peer >= 0)
@@ -304,14 +324,35 @@ static int dial_wait(struct fabric *f, uint64_t id, int *fd, const struct addr *
 	return 0;
 }
 
+/* A client of another node: its answers find the way back whatever address the server has. */
+static int dial_datagrams(struct fabric *f, const Belay__FabricDial *m, const struct addr *from,
+	const struct addr *to, struct reply *reply)
+{
+	int fd = -1;
+	int r = datagram_route(&f->route, from, to);
+	if (r >= 0)
+		r = install(f, m->mark, true, to);
+	if (r >= 0)
+		r = datagram_dial(from, to, m->mark, &fd);
+	if (r < 0)
+		return r;
+	reply_socket(reply, fd);
+	reply->fds[reply->n_fds++] = fd;
+	return 0;
+}
+
 static int order_dial(
 	struct fabric *f, uint64_t id, const Belay__FabricDial *m, struct reply *reply)
 {
 	struct addr from, to;
 	int result = 0;
-	if (fabric_addr_read(m->source, &from) < 0 || fabric_addr_read(m->destination, &to) < 0)
+	bool udp;
+	if (transport_udp(m->transport, &udp) < 0 || fabric_addr_read(m->source, &from) < 0 ||
+		fabric_addr_read(m->destination, &to) < 0)
 		return -EBADMSG;
 	sock_destination(&to);
+	if (udp)
+		return dial_datagrams(f, m, &from, &to, reply);
 	_cleanup_close_ int fd = sock_dial(&from, &to, &result);
 	if (fd < 0)
 		return fd;
@@ -467,6 +508,8 @@ int fabric_init(struct fabric *f, uv_loop_t *loop, fabric_send_fn send, void *da
 	r = grants_init(&f->grants, &f->nft);
 	if (r >= 0)
 		r = diag_open(&f->diag);
+	if (r >= 0)
+		r = netlink_open(&f->route, NETLINK_ROUTE, 0);
 	if (r >= 0)
 		r = uv_timer_init(loop, &f->expire);
 	f->expire.data = f;

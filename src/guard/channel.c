@@ -20,6 +20,7 @@
 #include "conn.pb-c.h"
 #include "fabric.pb-c.h"
 #include "guard/auditing.h"
+#include "guard/datagram.h"
 #include "guard/idle.h"
 #include "guard/judge.h"
 #include "guard/limit.h"
@@ -263,6 +264,7 @@ void channel_end(struct guard *g, struct channel *c, const char *reason)
 	 */
 	state_drop(g, c->slot);
 	c->slot = -1;
+	bool told = false;
 	if (c->via != CHANNEL_DIRECT && arrow_up(g, ROLE_CONN)) {
 		Belay__ConnEnd e = BELAY__CONN_END__INIT;
 		Belay__ToConn m = BELAY__TO_CONN__INIT;
@@ -270,13 +272,17 @@ void channel_end(struct guard *g, struct channel *c, const char *reason)
 		e.reason = pb_text(reason);
 		m.body_case = BELAY__TO_CONN__BODY_END;
 		m.end = &e;
-		if (arrow_send(g, ROLE_CONN, &m.base, NULL, 0) < 0)
+		told = arrow_send(g, ROLE_CONN, &m.base, NULL, 0) >= 0;
+		if (!told)
 			log_error("cannot order conn to end a channel");
 	}
 	if (c->via == CHANNEL_REMOTE)
 		remote_channel_ended(g, c, reason);
-	bool waiting;
-	destroy_sockets(g, c, &waiting);
+	/* Of datagrams: the program's socket has other destinations, ours is conn's, which tells
+	 * its last count if it holds the channel. */
+	bool waiting = told && c->held;
+	if (c->transport == BELAY__TRANSPORT__TRANSPORT_TCP)
+		destroy_sockets(g, c, &waiting);
 	if (!waiting)
 		channel_ended(g, c, reason);
 }
@@ -370,7 +376,7 @@ void channel_judge_one(struct guard *g, struct channel *c, const char *reason)
 	snprintf(c->rule, sizeof(c->rule), "%s", v.rule);
 	snprintf(c->limit_rule, sizeof(c->limit_rule), "%s", v.limit_rule);
 	limit_add(g, c->limit_rule);
-	c->idle_limit_ms = v.idle_ms;
+	c->idle_limit_ms = datagram_idle(c->transport, v.idle_ms);
 	idle_watch(g, c);
 }
 

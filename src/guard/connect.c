@@ -24,6 +24,7 @@
 #include "fabric.pb-c.h"
 #include "guard/bind.h"
 #include "guard/channel.h"
+#include "guard/datagram.h"
 #include "guard/grant.h"
 #include "guard/job.h"
 #include "guard/judge.h"
@@ -66,7 +67,7 @@ static void channel_of(const struct job *j, enum channel_via via, struct channel
 	ret->initiator = true;
 	ret->mark = j->mark;
 	ret->tree = j->tree;
-	ret->idle_limit_ms = j->verdict.idle_ms;
+	ret->idle_limit_ms = datagram_idle(j->transport, j->verdict.idle_ms);
 	snprintf(ret->rule, sizeof(ret->rule), "%s", j->verdict.rule);
 	snprintf(ret->limit_rule, sizeof(ret->limit_rule), "%s", j->verdict.limit_rule);
 }
@@ -125,7 +126,7 @@ static void connected(
 		return;
 	}
 	if (j->transport == BELAY__TRANSPORT__TRANSPORT_UDP) {
-		if (j->listener)
+		if (j->listener && !j->listener->node[0])
 			grant_datagram_note(g, &j->local, j->listener->principal);
 		job_answer(j, m->error, NULL);
 		return;
@@ -151,14 +152,19 @@ static void connected(
 	job_answer(j, m->error, NULL);
 }
 
-static void connect_order(struct job *j)
+void connect_order(struct job *j, bool outside)
 {
 	struct guard *g = j->guard;
 	Belay__FabricConnect o = BELAY__FABRIC_CONNECT__INIT;
 	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 	Belay__Addr to = pb_addr(&j->address);
-	int r = grant_mark(
-		g, j->transport, j->caller, j->listener, &j->address, is_name_query(j), &j->mark);
+	const struct grant want = {.transport = j->transport,
+		.destination = j->address,
+		.from = j->caller,
+		.to = j->listener,
+		.outside = outside,
+		.dns = is_name_query(j)};
+	int r = grant_mark(g, &want, &j->mark);
 	o.mark = j->mark;
 	o.transport = j->transport;
 	o.destination = &to;
@@ -180,6 +186,9 @@ int connect_pair(struct job *j, call_fn fn)
 	o.remote = &to;
 	m.body_case = BELAY__TO_FABRIC__BODY_PAIR;
 	m.pair = &o;
+	int r = datagram_pair(j, &o, true);
+	if (r < 0)
+		return r;
 	return arrow_call(j->guard, ROLE_FABRIC, &m.base, &j->sock, 1, 0, fn, j, &j->pending);
 }
 
@@ -217,6 +226,8 @@ static void carried(
 		error = -ECONNABORTED; /* judged again or revoked meanwhile */
 	if (error && c)
 		channel_end(g, c, "it could not be opened");
+	if (!error)
+		c->held = true;
 	if (error == -EPIPE || error == -ETIMEDOUT)
 		job_fail(j, error, "reach the relay");
 	else
@@ -337,6 +348,7 @@ static void outside_paired(
 	o.channel = pb_bytes(t.id, sizeof(t.id));
 	o.destination = &to;
 	o.idle_ms = t.idle_limit_ms;
+	o.transport = j->transport;
 	/* A program that asked not to wait still tells one address from another by who refuses. */
 	int flags = fcntl(j->sock, F_GETFL);
 	o.wait_ms = flags >= 0 && flags & O_NONBLOCK ? OUTSIDE_NONBLOCK_MS : OUTSIDE_WAIT_MS;
@@ -345,18 +357,13 @@ static void outside_paired(
 	carry(j, &t, &m, fds, 1);
 }
 
-static void connect_outside(struct job *j)
+void connect_outside(struct job *j)
 {
 	struct endpoint_question q = question(j);
 	q.outside = true;
 	decide_ask(j->guard, &q, &j->verdict);
 	if (!admit(j, &q))
 		return;
-	if (j->transport != BELAY__TRANSPORT__TRANSPORT_TCP) {
-		job_answer(j, -ENETUNREACH,
-			"belay: datagrams to outside of Belay are not carried (docs/caveats.md)");
-		return;
-	}
 	int r = connect_pair(j, outside_paired);
 	if (r < 0)
 		job_fail(j, r, "connect");
@@ -384,7 +391,7 @@ static void listener_known(struct guard *g, void *ctx, int error, struct subject
 	if (!admit(j, &q))
 		return;
 	if (j->verdict.protection != BELAY__PROTECTION__PROTECTION_ENCRYPT) {
-		connect_order(j);
+		connect_order(j, false);
 		return;
 	}
 	int r = connect_pair(j, local_paired);
@@ -413,7 +420,7 @@ static void connect_names(struct job *j)
 	q.dns = true;
 	decide_ask(j->guard, &q, &j->verdict);
 	if (admit(j, &q))
-		connect_order(j);
+		connect_order(j, false);
 }
 
 static void caller_known(struct guard *g, void *ctx, int error, struct subject *s)
@@ -434,6 +441,10 @@ static void caller_known(struct guard *g, void *ctx, int error, struct subject *
 		return;
 	}
 	bool here = guard_owns(g, &j->address);
+	if (!here && j->transport == BELAY__TRANSPORT__TRANSPORT_UDP) {
+		datagram_beyond(j);
+		return;
+	}
 	const char *node = here ? NULL : remote_node_of(g, &j->address);
 	if (!here && !node) {
 		connect_outside(j);

@@ -1,5 +1,6 @@
 /*
- * Datagrams and Unix-domain sockets: one question each, no channel.
+ * Datagrams within this node, and Unix-domain sockets: one question each, no channel. What goes
+ * further has one (datagram_beyond.c).
  *
  * A datagram's destination is judged like a connection's; enforce sends it when the kernel's grant
  * holds. A program may always answer who was allowed to write to it. A Unix socket's file is the
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "fabric.pb-c.h"
 #include "guard/bind.h"
+#include "guard/datagram.h"
 #include "guard/grant.h"
 #include "guard/job.h"
 #include "guard/judge.h"
@@ -43,7 +45,8 @@ static void granted(
 	j->pending = NULL;
 	if (!error)
 		error = m->error;
-	if (!error && j->listener && pb_addr_read(m->local, &j->local) == 0)
+	if (!error && j->listener && !j->listener->node[0] &&
+		pb_addr_read(m->local, &j->local) == 0)
 		grant_datagram_note(g, &j->local, j->listener->principal);
 	if (error == -EPIPE || error == -ETIMEDOUT)
 		job_fail(j, error, "send");
@@ -51,14 +54,19 @@ static void granted(
 		job_answer(j, error, NULL);
 }
 
-static void datagram_order(struct job *j, bool dns)
+void datagram_order(struct job *j, bool dns, bool outside)
 {
 	struct guard *g = j->guard;
 	Belay__FabricUdpGrant o = BELAY__FABRIC_UDP_GRANT__INIT;
 	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 	Belay__Addr to = pb_addr(&j->address);
-	int r = grant_mark(g, BELAY__TRANSPORT__TRANSPORT_UDP, j->caller, j->listener, &j->address,
-		dns, &j->mark);
+	const struct grant want = {.transport = BELAY__TRANSPORT__TRANSPORT_UDP,
+		.destination = j->address,
+		.from = j->caller,
+		.to = j->listener,
+		.dns = dns,
+		.outside = outside};
+	int r = grant_mark(g, &want, &j->mark);
 	o.mark = j->mark;
 	o.destination = &to;
 	m.body_case = BELAY__TO_FABRIC__BODY_UDP_GRANT;
@@ -77,7 +85,7 @@ static void datagram_decide(struct job *j, struct endpoint_question *q)
 	else if (decide_record(j->guard, q, &j->verdict, j->tree) < 0)
 		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
 	else
-		datagram_order(j, q->dns);
+		datagram_order(j, q->dns, false);
 }
 
 static void datagram_listener(struct guard *g, void *ctx, int error, struct subject *s)
@@ -119,13 +127,7 @@ static void datagram_caller(struct guard *g, void *ctx, int error, struct subjec
 		return;
 	}
 	if (!guard_owns(g, &j->address)) {
-		q.to_node = remote_node_of(g, &j->address);
-		q.outside = !q.to_node;
-		q.caller_only = !q.outside;
-		decide_ask(g, &q, &j->verdict);
-		if (j->verdict.allow)
-			verdict_deny(&j->verdict, "datagrams are not carried out of this node");
-		job_refuse(j, &q, &j->verdict);
+		datagram_beyond(j);
 		return;
 	}
 	struct bind *b = bind_find(g, BELAY__TRANSPORT__TRANSPORT_UDP, &j->address);

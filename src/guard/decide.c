@@ -91,8 +91,6 @@ static const char *reason_text(enum policy_reason reason)
 		return "no rule allows it";
 	case POLICY_DENIED_NOT_ENROLLED:
 		return "only enrolled programs may run";
-	case POLICY_DENIED_NODES:
-		return "datagrams do not cross nodes";
 	case POLICY_DENIED_NO_POLICY:
 		return "no policy is loaded";
 	case POLICY_ALLOWED_RULE:
@@ -142,11 +140,13 @@ void decide_ask(struct guard *g, const struct endpoint_question *q, struct verdi
 	}
 	if (!pv.allow)
 		snprintf(v->why, sizeof(v->why), "%s", reason_text(pv.reason));
-	/* A datagram has no channel that could be sealed: the strictest thing to do is not to send
-	 * it. */
-	if (pv.allow && q->transport == BELAY__TRANSPORT__TRANSPORT_UDP && !q->caller_only &&
+	/* On one node a datagram has no channel that could be sealed: the strictest thing to do is
+	 * not to send it. */
+	bool here = q->from && !q->from->node[0] && q->to && !q->to->node[0];
+	if (pv.allow && q->transport == BELAY__TRANSPORT__TRANSPORT_UDP && here &&
 		v->protection == BELAY__PROTECTION__PROTECTION_ENCRYPT)
-		verdict_deny(v, "its rule wants encryption, which datagrams cannot have");
+		verdict_deny(
+			v, "its rule wants encryption, which datagrams on one node cannot have");
 }
 
 void decide_what(const struct endpoint_question *q, char text[DECIDE_WHAT_MAX])

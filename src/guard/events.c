@@ -15,6 +15,7 @@
 #include "guard/auditing.h"
 #include "guard/bind.h"
 #include "guard/channel.h"
+#include "guard/datagram.h"
 #include "guard/guard.h"
 #include "guard/job.h"
 #include "guard/pb.h"
@@ -37,6 +38,8 @@ static int socket_closed(struct guard *g, const Belay__FabricClosed *c)
 		return -EBADMSG;
 	if (b.ip_len && transport == BELAY__TRANSPORT__TRANSPORT_TCP)
 		channel_socket_gone(g, &a, &b, f->bytes_a_to_b, f->bytes_b_to_a);
+	else if (transport == BELAY__TRANSPORT__TRANSPORT_UDP)
+		datagram_socket_gone(g, &a);
 	/* Of an entry whose socket was bound before it connected, too. */
 	bind_socket_gone(g, transport, &a, f->inode, c->listener);
 	return 0;
@@ -108,7 +111,10 @@ static void conn_down(struct guard *g)
 	struct channel *c = channel_first(g), *next;
 	for (; c; c = next) {
 		next = channel_next(c);
-		if (c->via != CHANNEL_DIRECT)
+		/* One that waited for conn's last count does so in vain. */
+		if (c->transport == BELAY__TRANSPORT__TRANSPORT_UDP && c->ending[0])
+			channel_ended(g, c, "conn was restarted");
+		else if (c->via != CHANNEL_DIRECT)
 			channel_end(g, c, "conn was restarted");
 	}
 	remote_arrow_down(g, ROLE_CONN);

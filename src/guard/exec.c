@@ -105,7 +105,7 @@ static void judge_connected(struct job *j, const struct inherited *i)
 	if (!c) {
 		if (i->transport == BELAY__TRANSPORT__TRANSPORT_TCP)
 			socket_destroy(g, i);
-		return; /* datagrams: judge_marked() */
+		return; /* datagrams: grant_inherited() */
 	}
 	struct subject *old = accepting ? c->to : c->from;
 	if (!old || old->principal == j->caller->principal)
@@ -121,29 +121,6 @@ static void judge_connected(struct job *j, const struct inherited *i)
 	else
 		channel_judge_one(
 			g, c, "exec of another image"); /* its rule's protection and limits */
-}
-
-/* A datagram socket reaches what it was granted last, by its mark, whoever holds it. */
-static void judge_marked(struct job *j, const struct inherited *i)
-{
-	struct guard *g = j->guard;
-	struct grant *t = i->transport == BELAY__TRANSPORT__TRANSPORT_UDP && i->mark
-				  ? grant_by_mark(g, i->transport, i->mark)
-				  : NULL;
-	if (!t || t->from->principal == j->caller->principal)
-		return;
-	struct verdict v;
-	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
-		.transport = i->transport,
-		.from = j->caller,
-		.to = t->to,
-		.address = &t->destination,
-		.dns = t->dns};
-	judge_subject(g, &t->to);
-	q.to = t->to;
-	decide_ask(g, &q, &v);
-	if (decide_record(g, &q, &v, j->tree) < 0 || !v.allow)
-		socket_destroy(g, i);
 }
 
 static void settled(
@@ -207,7 +184,8 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 			judge_connected(j, h);
 		else
 			judge_bound(j, h);
-		judge_marked(j, h);
+		if (h->transport == BELAY__TRANSPORT__TRANSPORT_UDP)
+			grant_inherited(g, h->mark, s->principal);
 	}
 	if (j->exec->n)
 		answer_when_ended(j);

@@ -24,8 +24,16 @@ struct datagram_peer {
 	uint64_t server;
 };
 
+struct principal_mark {
+	LIST_ENTRY(principal_mark) link;
+	uint64_t principal;
+	uint32_t mark;
+	size_t n; /* its grants */
+};
+
 struct grants {
 	LIST_HEAD(, grant) buckets[BUCKETS];
+	LIST_HEAD(, principal_mark) marks[BUCKETS]; /* by principal, which is a keyed hash */
 	size_t n;
 	struct datagram_peer peers[DATAGRAM_PEERS_MAX];
 	size_t next_peer;
@@ -41,6 +49,10 @@ static void grant_free(struct guard *g, struct grant *t)
 {
 	LIST_REMOVE(t, link);
 	g->grants->n--;
+	if (t->shared && --t->shared->n == 0) {
+		LIST_REMOVE(t->shared, link);
+		free(t->shared);
+	}
 	subject_unref(t->from);
 	subject_unref(t->to);
 	free(t);
@@ -87,10 +99,39 @@ static void grant_revoke(struct guard *g, struct grant *t)
 	grant_free(g, t);
 }
 
-static struct grant *grant_new(struct guard *g, Belay__Transport transport, struct subject *from,
-	struct subject *to, const struct addr *d)
+static uint32_t mark_new(void)
 {
-	size_t b = bucket(g, from->principal, transport, d);
+	uint32_t mark;
+	do
+		randombytes_buf(&mark, sizeof(mark));
+	while (mark < MARK_MIN || mark > MARK_MAX);
+	return mark;
+}
+
+static struct principal_mark *shared_find(struct guard *g, uint64_t principal)
+{
+	struct principal_mark *m;
+	LIST_FOREACH (m, &g->grants->marks[principal % BUCKETS], link)
+		if (m->principal == principal)
+			return m;
+	return NULL;
+}
+
+/* Entered, without a grant yet: the caller's is the first. */
+static struct principal_mark *shared_new(struct guard *g, uint64_t principal)
+{
+	struct principal_mark *m = calloc(1, sizeof(*m));
+	if (!m)
+		return NULL;
+	m->principal = principal;
+	m->mark = mark_new();
+	LIST_INSERT_HEAD(&g->grants->marks[principal % BUCKETS], m, link);
+	return m;
+}
+
+static struct grant *grant_new(struct guard *g, const struct grant *want)
+{
+	size_t b = bucket(g, want->from->principal, want->transport, &want->destination);
 	/* Full: what shares the new one's bucket gives way; a full table has long buckets. */
 	for (size_t i = 0; g->grants->n >= GRANTS_MAX && i < BUCKETS; i++)
 		while (!LIST_EMPTY(&g->grants->buckets[(b + i) % BUCKETS]) &&
@@ -99,45 +140,43 @@ static struct grant *grant_new(struct guard *g, Belay__Transport transport, stru
 	struct grant *t = calloc(1, sizeof(*t));
 	if (!t)
 		return NULL;
-	t->transport = transport;
-	t->destination = *d;
-	t->from = subject_ref(from);
-	t->to = subject_ref(to);
+	*t = *want;
+	if (t->transport == BELAY__TRANSPORT__TRANSPORT_UDP) {
+		t->shared = shared_find(g, t->from->principal);
+		if (!t->shared)
+			t->shared = shared_new(g, t->from->principal);
+		if (!t->shared) {
+			free(t);
+			return NULL;
+		}
+		t->shared->n++;
+	}
+	t->mark = t->shared ? t->shared->mark : mark_new();
+	subject_ref(t->from);
+	subject_ref(t->to);
 	LIST_INSERT_HEAD(&g->grants->buckets[b], t, link);
 	g->grants->n++;
 	return t;
 }
 
-int grant_mark(struct guard *g, Belay__Transport transport, struct subject *from,
-	struct subject *to, const struct addr *d, bool dns, uint32_t *ret)
+int grant_mark(struct guard *g, const struct grant *want, uint32_t *ret)
 {
 	struct grant *t;
-	LIST_FOREACH (t, &g->grants->buckets[bucket(g, from->principal, transport, d)], link) {
-		if (t->from->principal != from->principal || t->transport != transport ||
-			!addr_equal(&t->destination, d))
+	uint64_t principal = want->from->principal;
+	LIST_FOREACH (t,
+		&g->grants->buckets[bucket(g, principal, want->transport, &want->destination)],
+		link) {
+		if (t->from->principal != principal || t->transport != want->transport ||
+			!addr_equal(&t->destination, &want->destination))
 			continue;
 		*ret = t->mark;
 		return 0;
 	}
-	t = grant_new(g, transport, from, to, d);
+	t = grant_new(g, want);
 	if (!t)
 		return -ENOMEM;
-	t->dns = dns;
-	do
-		randombytes_buf(&t->mark, sizeof(t->mark));
-	while (t->mark < MARK_MIN);
 	*ret = t->mark;
 	return 0;
-}
-
-struct grant *grant_by_mark(struct guard *g, Belay__Transport transport, uint32_t mark)
-{
-	struct grant *t;
-	for (size_t i = 0; i < BUCKETS; i++)
-		LIST_FOREACH (t, &g->grants->buckets[i], link)
-			if (t->mark == mark && t->transport == transport)
-				return t;
-	return NULL;
 }
 
 void grant_datagram_note(struct guard *g, const struct addr *client, uint64_t server)
@@ -173,6 +212,20 @@ static void grants_each(struct guard *g,
 	}
 }
 
+static bool has_mark(struct guard *g, struct grant *t, const void *x)
+{
+	(void)g;
+	return t->transport == BELAY__TRANSPORT__TRANSPORT_UDP && t->mark == *(const uint32_t *)x;
+}
+
+void grant_inherited(struct guard *g, uint32_t mark, uint64_t principal)
+{
+	const struct principal_mark *own = shared_find(g, principal);
+	if (!mark || (own && own->mark == mark))
+		return;
+	grants_each(g, has_mark, &mark);
+}
+
 struct gone {
 	Belay__Transport transport;
 	const struct addr *a;
@@ -205,6 +258,7 @@ static bool fails(struct guard *g, struct grant *t, const void *x)
 		.from = t->from,
 		.to = t->to,
 		.address = &t->destination,
+		.outside = t->outside,
 		.dns = t->dns};
 	decide_ask(g, &q, &v);
 	return !v.allow;

@@ -40,7 +40,8 @@
 #define GRANTS_MAX 16384
 #define TREES_MAX 4096
 #define JOBS_MAX 4096
-#define MARK_MIN 16u /* smaller marks are the fabric's own */
+#define MARK_MIN 16u         /* smaller marks are the fabric's own */
+#define MARK_MAX 0xfffffff0u /* and greater ones */
 #define NODE_ADDRESSES_MAX 32
 
 struct registry;
@@ -282,6 +283,10 @@ void job_refuse(struct job *j, const struct endpoint_question *q, const struct v
 /* Pair the job's socket towards j->address; fn gets FromFabric with the other end as descriptor 0.
  */
 int connect_pair(struct job *j, call_fn fn) _must_check_;
+/* The fabric connects the job's socket; outside: the grant is one out of Belay. */
+void connect_order(struct job *j, bool outside);
+/* To where no node is: by a `plain` rule, through conn. */
+void connect_outside(struct job *j);
 
 /* ---- remote.c: the node-to-node side ---- */
 

@@ -23,6 +23,7 @@
 #include "crypto/channel_keys.h"
 #include "crypto/random.h"
 #include "fabric.pb-c.h"
+#include "guard/datagram.h"
 #include "guard/job.h"
 #include "guard/judge.h"
 #include "guard/limit.h"
@@ -65,6 +66,7 @@ int remote_give_conn(struct guard *g, const struct channel *c, const char *node,
 	o.receive_key = pb_bytes(receive->bytes, SECRET_LEN);
 	o.initiator = c->initiator;
 	o.idle_ms = c->idle_limit_ms;
+	o.transport = c->transport;
 	m.body_case = BELAY__TO_CONN__BODY_CHANNEL;
 	m.channel = &o;
 	return arrow_call(g, ROLE_CONN, &m.base, &fd, 1, CALL_NOWAIT, fn, ctx, ret);
@@ -192,6 +194,7 @@ static int asking_send(struct asking *a)
 	o.nonce = pb_bytes(a->nonce, sizeof(a->nonce));
 	o.rule = a->job->verdict.rule;
 	o.protection = BELAY__PROTECTION__PROTECTION_ENCRYPT;
+	o.transport = a->job->transport;
 	m.body_case = BELAY__NODE_MESSAGE__BODY_OPEN;
 	m.open = &o;
 	return remote_send(a->guard, a->node, &m);
@@ -213,7 +216,7 @@ int remote_connect(struct job *j, const char *node)
 			job_answer(j, -EHOSTUNREACH, notice);
 		return 0;
 	}
-	if (j->transport != BELAY__TRANSPORT__TRANSPORT_TCP || !own)
+	if (!own)
 		return -ENETUNREACH;
 	if (n->n_asking >= REMOTE_OPENS_MAX)
 		return -EAGAIN;
@@ -260,6 +263,7 @@ static void asked_carried(
 			"its data connections are down");
 		return;
 	}
+	c->held = true;
 	asking_free(a);
 	job_answer(j, 0, NULL);
 }
@@ -278,7 +282,7 @@ static void asked_channel(const struct asking *a, struct channel *ret)
 	ret->to = j->listener;
 	ret->initiator = true;
 	ret->tree = j->tree;
-	ret->idle_limit_ms = j->verdict.idle_ms;
+	ret->idle_limit_ms = datagram_idle(j->transport, j->verdict.idle_ms);
 	snprintf(ret->rule, sizeof(ret->rule), "%s", j->verdict.rule);
 	snprintf(ret->limit_rule, sizeof(ret->limit_rule), "%s", j->verdict.limit_rule);
 }
@@ -344,8 +348,10 @@ static void asked_agreed(struct asking *a)
 		o.remote = &remote;
 		m.body_case = BELAY__TO_FABRIC__BODY_PAIR;
 		m.pair = &o;
-		int r = arrow_call(
-			g, ROLE_FABRIC, &m.base, &j->sock, 1, 0, asked_paired, a, &j->pending);
+		int r = datagram_pair(j, &o, false);
+		if (r == 0)
+			r = arrow_call(g, ROLE_FABRIC, &m.base, &j->sock, 1, 0, asked_paired, a,
+				&j->pending);
 		if (r == 0)
 			return;
 		remote_end_at(g, a->node, a->id, "the fabric is away");
@@ -405,6 +411,11 @@ void remote_take_answer(struct guard *g, struct remote_node *n, Belay__ChannelAn
 	}
 	if (m->error) {
 		asked_refused(a, m);
+		return;
+	}
+	if (m->transport != a->job->transport) {
+		remote_end_at(g, n, m->channel.data, "datagrams were asked for");
+		asking_fail(a, -EPROTONOSUPPORT, "it is older and carries no datagrams");
 		return;
 	}
 	struct secret key;

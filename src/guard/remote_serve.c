@@ -14,6 +14,8 @@
 #include "crypto/channel_keys.h"
 #include "crypto/random.h"
 #include "fabric.pb-c.h"
+#include "guard/datagram.h"
+#include "guard/grant.h"
 #include "guard/job.h"
 #include "guard/judge.h"
 #include "guard/limit.h"
@@ -26,6 +28,7 @@ struct serving {
 	struct guard *guard;
 	struct remote_node *node;
 	uint64_t request;
+	Belay__Transport transport;
 	struct subject *from, *to;
 	struct addr source, destination;
 	uint8_t nonce[REMOTE_NONCE_LEN], id[CHANNEL_ID_LEN], ours[REMOTE_NONCE_LEN];
@@ -82,11 +85,13 @@ static void served_carried(
 	struct serving *s = ctx;
 	s->pending = NULL;
 	error = remote_conn_result(error, reply);
-	if (error || !channel_find(g, s->id)) {
+	struct channel *c = channel_find(g, s->id);
+	if (error || !c) {
 		serving_fail(s, error == -EPIPE ? -EAGAIN : -ECONNREFUSED,
 			error ? "its conn cannot take it" : "ended meanwhile");
 		return;
 	}
+	c->held = true;
 	char *programs[SUBJECT_PROGRAMS_MAX];
 	for (size_t i = 0; i < s->to->n_programs; i++)
 		programs[i] = pb_text(s->to->programs[i]);
@@ -100,7 +105,8 @@ static void served_carried(
 	a.n_to_programs = s->to->n_programs;
 	a.to_programs = programs;
 	a.rule = s->verdict.rule;
-	a.idle_ms = s->verdict.idle_ms;
+	a.idle_ms = datagram_idle(s->transport, s->verdict.idle_ms);
+	a.transport = s->transport;
 	m.body_case = BELAY__NODE_MESSAGE__BODY_ANSWER;
 	m.answer = &a;
 	if (remote_send(g, s->node, &m) < 0)
@@ -113,13 +119,13 @@ static int served_start(struct serving *s, const struct addr *dialed, int fd)
 {
 	struct guard *g = s->guard;
 	struct channel t = {.via = CHANNEL_REMOTE,
-		.transport = BELAY__TRANSPORT__TRANSPORT_TCP,
+		.transport = s->transport,
 		.protection = BELAY__PROTECTION__PROTECTION_ENCRYPT,
 		.a = *dialed,
 		.b = s->destination,
 		.from = s->from,
 		.to = s->to,
-		.idle_limit_ms = s->verdict.idle_ms};
+		.idle_limit_ms = datagram_idle(s->transport, s->verdict.idle_ms)};
 	struct channel *c;
 	struct channel_secrets keys;
 	snprintf(t.rule, sizeof(t.rule), "%s", s->verdict.rule);
@@ -137,6 +143,9 @@ static int served_start(struct serving *s, const struct addr *dialed, int fd)
 	if (r < 0)
 		return r;
 	s->started = true;
+	/* Its answers to the stand-in need no grant of their own. */
+	if (s->transport == BELAY__TRANSPORT__TRANSPORT_UDP)
+		grant_datagram_note(g, dialed, s->to->principal);
 	r = remote_give_conn(g, c, s->node->name, &keys, fd, served_carried, s, &s->pending);
 	channel_secrets_clear(&keys);
 	return r;
@@ -169,14 +178,13 @@ static void served_listener(struct guard *g, void *ctx, int error, struct subjec
 {
 	struct serving *s = ctx;
 	s->wait = NULL;
-	if (error ||
-		!bind_is_still(g, BELAY__TRANSPORT__TRANSPORT_TCP, &s->destination, &s->seen)) {
+	if (error || !bind_is_still(g, s->transport, &s->destination, &s->seen)) {
 		serving_fail(s, -ECONNREFUSED, "its listener cannot be identified any more");
 		return;
 	}
 	s->to = subject_ref(to);
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
-		.transport = BELAY__TRANSPORT__TRANSPORT_TCP,
+		.transport = s->transport,
 		.from = s->from,
 		.to = to,
 		.address = &s->destination};
@@ -192,8 +200,15 @@ static void served_listener(struct guard *g, void *ctx, int error, struct subjec
 	o.destination = &dest;
 	m.body_case = BELAY__TO_FABRIC__BODY_DIAL;
 	m.dial = &o;
-	if (arrow_call(g, ROLE_FABRIC, &m.base, NULL, 0, CALL_NOWAIT, served_dialed, s,
-		    &s->pending) < 0)
+	o.transport = s->transport;
+	const struct grant want = {.transport = s->transport,
+		.destination = s->destination,
+		.from = s->from,
+		.to = s->to};
+	if (s->transport == BELAY__TRANSPORT__TRANSPORT_UDP && grant_mark(g, &want, &o.mark) < 0)
+		serving_fail(s, -ECONNREFUSED, "out of memory");
+	else if (arrow_call(g, ROLE_FABRIC, &m.base, NULL, 0, CALL_NOWAIT, served_dialed, s,
+			 &s->pending) < 0)
 		serving_fail(s, -EAGAIN, "its fabric is away");
 }
 
@@ -202,7 +217,7 @@ static void serving_start(struct serving *s)
 {
 	struct guard *g = s->guard;
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_CONNECT,
-		.transport = BELAY__TRANSPORT__TRANSPORT_TCP,
+		.transport = s->transport,
 		.from = s->from,
 		.address = &s->destination,
 		.caller_only = true};
@@ -213,7 +228,7 @@ static void serving_start(struct serving *s)
 		serving_fail(s, -EACCES, s->verdict.why[0] ? s->verdict.why : "refused by policy");
 		return;
 	}
-	struct bind *b = bind_find(g, BELAY__TRANSPORT__TRANSPORT_TCP, &s->destination);
+	struct bind *b = bind_find(g, s->transport, &s->destination);
 	if (!b) {
 		serving_fail(s, -ECONNREFUSED, "nobody listens there");
 		return;
@@ -236,6 +251,11 @@ static bool owns(const struct remote_node *n, const struct addr *a)
 void remote_take_open(struct guard *g, struct remote_node *n, Belay__ChannelOpen *m)
 {
 	struct addr source, destination;
+	if (m->transport != BELAY__TRANSPORT__TRANSPORT_TCP &&
+		m->transport != BELAY__TRANSPORT__TRANSPORT_UDP) {
+		answer_error(g, n, m->request, -EPROTONOSUPPORT, "it carries no such transport");
+		return;
+	}
 	if (!m->from || m->nonce.len != REMOTE_NONCE_LEN || pb_addr_read(m->source, &source) < 0 ||
 		pb_addr_read(m->destination, &destination) < 0 || !destination.port) {
 		remote_surprise(g, n, "its request is not one");
@@ -258,6 +278,7 @@ void remote_take_open(struct guard *g, struct remote_node *n, Belay__ChannelOpen
 	s->guard = g;
 	s->node = n;
 	s->request = m->request;
+	s->transport = m->transport;
 	s->source = source;
 	s->source.port = 0;
 	s->destination = destination;

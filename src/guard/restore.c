@@ -153,6 +153,9 @@ static void flow_seen(struct guard *g, const Belay__FabricFlow *f)
 	struct addr a, b;
 	if (pb_addr_read(f->a, &a) < 0 || pb_addr_read(f->b, &b) < 0 || !a.ip_len)
 		return;
+	if (f->transport == BELAY__TRANSPORT__TRANSPORT_UDP && !bind_by_inode(g, f->inode) &&
+		!bind_unseen_at(g, f->transport, &a))
+		return; /* a client's, or conn's: without grants and entry it is nobody's danger */
 	if (!b.ip_len) {
 		struct bind *l = bind_by_inode(g, f->inode);
 		if (!l)
@@ -191,7 +194,8 @@ static void restore_done(struct guard *g)
 	struct channel *c = channel_first(g), *next;
 	for (; c; c = next) {
 		next = channel_next(c);
-		if (c->unseen)
+		/* The fabric does not know which datagrams belong together; conn does. */
+		if (c->unseen && c->transport == BELAY__TRANSPORT__TRANSPORT_TCP)
 			channel_ended(g, c, "lost");
 	}
 	bool first = !g->restored;

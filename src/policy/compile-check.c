@@ -115,15 +115,12 @@ static void check_deny(struct check *k)
 
 static void check_plain(struct check *k)
 {
-	bool plain = k->s->r.flags & IMAGE_RULE_PLAIN, deny = k->s->r.flags & IMAGE_RULE_DENY;
+	bool plain = k->s->r.flags & IMAGE_RULE_PLAIN;
 	if (plain && k->seen & SEEN(KEY_TO))
 		fault(k, "to", "name it by `address` and `port`, or leave `plain` out",
 			"a destination outside Belay (plain) has no program to name");
 	if (plain && k->seen & SEEN(KEY_UNIX))
 		fault(k, "unix", "leave `plain` out", "a Unix socket is never plain");
-	if (plain && !deny && k->s->r.transports & IMAGE_TRANSPORT(POLICY_UDP))
-		fault(k, "transport", "leave it out: plain means TCP",
-			"datagrams do not leave Belay; names are resolved by `dns: true`");
 	if (k->seen & SEEN(KEY_UNIX) &&
 		k->seen & (SEEN(KEY_ADDRESS) | SEEN(KEY_PORT) | SEEN(KEY_TRANSPORT)))
 		fault(k, "unix", "write two rules",
@@ -138,7 +135,9 @@ static void check_protection(struct check *k)
 	if (r->flags & IMAGE_RULE_DENY)
 		return;
 	if (r->ops & IMAGE_OP(POLICY_OP_PUBLISH) && udp)
-		fault(k, "transport", "leave it out", "only TCP can be published");
+		fault(k, "transport", "leave it out",
+			"only TCP can be published: a datagram socket has no visitors to tell "
+			"apart");
 	if (!connect)
 		return;
 	if (given && k->seen & (SEEN(KEY_UNIX)))
@@ -147,10 +146,9 @@ static void check_protection(struct check *k)
 	if (given && r->flags & IMAGE_RULE_PLAIN)
 		fault(k, "protection", "leave it out: plain is what the program itself sends",
 			"no protection is possible towards a destination outside Belay");
-	if (given && r->encrypt && udp)
-		fault(k, "protection", "`transport: tcp`", "datagrams cannot be encrypted");
-	if (udp && nodes)
-		fault(k, "transport", "`transport: tcp`", "datagrams do not cross nodes");
+	if (given && r->encrypt && udp && !nodes)
+		fault(k, "protection", "`transport: tcp`",
+			"datagrams are encrypted between nodes only");
 	if (given && !r->encrypt && nodes)
 		fault(k, "protection", "`encrypt`, or leave it out",
 			"between nodes everything is encrypted; isolate is possible on one node "

@@ -99,10 +99,6 @@ void policy_eval(const struct policy *p, const struct policy_question *q, struct
 	}
 	bool between = m.to_used && q->transport != POLICY_UNIX && !(q->from.self && q->to.self);
 	verdict_rule(v, p, POLICY_ALLOWED_RULE, d.allow);
-	if (between && q->transport == POLICY_UDP) {
-		v->reason = POLICY_DENIED_NODES;
-		return;
-	}
 	v->allow = true;
 	v->plain = q->op == POLICY_OP_CONNECT && q->plain;
 	v->protection = v->plain               ? POLICY_PLAIN

@@ -207,9 +207,6 @@ static void advise(
 	case POLICY_DENIED_NOT_ENROLLED:
 		snprintf(x->advice, sizeof(x->advice), "enroll the program, or allow run for it");
 		break;
-	case POLICY_DENIED_NODES:
-		snprintf(x->advice, sizeof(x->advice), "use TCP between nodes");
-		break;
 	case POLICY_DENIED_NO_RULE:
 		if (!match_prepare(p, q, &m))
 			break;
@@ -241,11 +238,6 @@ void policy_explain(
 	case POLICY_DENIED_RULE:
 		snprintf(x->text, sizeof(x->text), "%s by %s (%s:%u)",
 			v->allow ? "allowed" : "refused", v->rule_name, policy_source(p), v->line);
-		break;
-	case POLICY_DENIED_NODES:
-		snprintf(x->text, sizeof(x->text),
-			"refused: %s (%s:%u) would allow it, but datagrams do not cross nodes",
-			v->rule_name, policy_source(p), v->line);
 		break;
 	default:
 		snprintf(x->text, sizeof(x->text), "%s", reasons[v->reason]);

@@ -81,7 +81,6 @@ enum policy_reason {
 	POLICY_DENIED_RULE,  /* verdict.rule */
 	POLICY_DENIED_NO_RULE,      /* nothing allows it */
 	POLICY_DENIED_NOT_ENROLLED, /* `run: enrolled` */
-	POLICY_DENIED_NODES,        /* rules allow it, but datagrams do not cross nodes */
 	POLICY_DENIED_NO_POLICY,    /* no policy is loaded */
 	POLICY_DENIED_QUESTION,     /* not a question: unknown operation, missing address or path */
 };

@@ -444,8 +444,6 @@ static struct expected reference(
 		x.allow = a->from.enrolled || !run_enrolled;
 	if (deny)
 		return (struct expected){.applies = deny};
-	if (across && a->q.transport == POLICY_UDP)
-		x.allow = false;
 	return x;
 }
 

@@ -27,6 +27,7 @@ static const struct {
 	[FRAME_WINDOW] = {4, 4},
 	[FRAME_FIN] = {0, 0},
 	[FRAME_RESET] = {1, 1},
+	[FRAME_DATAGRAM] = {0, FRAME_DATAGRAM_MAX},
 };
 
 void frame_header_encode(const struct frame_header *h, uint8_t out[FRAME_HEADER_LEN])

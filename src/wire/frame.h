@@ -20,14 +20,16 @@
 #define FRAME_DATA_MAX 65536u
 #define FRAME_MAX (FRAME_OVERHEAD + FRAME_DATA_MAX)
 #define FRAME_CHANNEL_LEN 16u
+#define FRAME_DATAGRAM_MAX 65527u /* what UDP carries over IPv6; over IPv4 20 less */
 
 enum frame_type {
 	FRAME_NONE,
-	FRAME_OPEN,   /* initiator's first frame: the entry is there; body empty */
-	FRAME_DATA,   /* 1…FRAME_DATA_MAX bytes */
-	FRAME_WINDOW, /* 4 bytes: credit in bytes */
-	FRAME_FIN,    /* this direction is complete; body empty */
-	FRAME_RESET,  /* 1 byte: enum frame_reset */
+	FRAME_OPEN,     /* initiator's first frame: the entry is there; body empty */
+	FRAME_DATA,     /* 1…FRAME_DATA_MAX bytes */
+	FRAME_WINDOW,   /* 4 bytes: credit in bytes */
+	FRAME_FIN,      /* this direction is complete; body empty */
+	FRAME_RESET,    /* 1 byte: enum frame_reset */
+	FRAME_DATAGRAM, /* 0…FRAME_DATAGRAM_MAX bytes: one datagram, whole */
 	_FRAME_N
 };
 
