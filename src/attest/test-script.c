@@ -131,6 +131,7 @@ static void test_over_env(void **state)
 	snprintf(dots, sizeof(dots), "/usr/bin/../lib/./%s", script + strlen("/usr/lib/"));
 	d = over_env(dots, argv, NULL);
 	assert_is_file(&d, script);
+	unlink(script); /* attest holds a lease on it, and would have to run */
 	write_file(script, "#!/usr/bin/env -S sh -e\nkill -STOP $$\n", 0755);
 	d = over_env(script, argv, NULL);
 	assert_is_file(&d, script);
@@ -163,6 +164,7 @@ static void test_env_told_more(void **state)
 	struct digest d = over_env(script, argv, NULL);
 	assert_true(digest_is_none(&d));
 	/* Options of its own are not understood either. */
+	unlink(script); /* attest holds a lease on it, and would have to run */
 	write_file(script, "#!/usr/bin/env -iS sh\nkill -STOP $$\n", 0755);
 	d = over_env(script, argv, NULL);
 	assert_true(digest_is_none(&d));
@@ -177,9 +179,7 @@ static void test_env_with_a_foreign_library(void **state)
 		"execl(\"/bin/sh\", \"sh\", \"-c\", \"kill -STOP $$\", path, (char *)0);",
 		"execl(\"/bin/sh\", \"sh\", \"-s\", path, (char *)0);",
 		"execl(\"/bin/sh\", \"sh\", \"/usr/bin/ldd\", path, (char *)0);",
-		"chdir(\"/tmp\"); execl(\"/bin/sh\", \"sh\", strrchr(path, 47) + 1, (char *)0);",
-		"if (!fork()) execl(\"/bin/sh\", \"sh\", path, (char *)0); "
-		"execl(\"/bin/sh\", \"sh\", (char *)0);"};
+		"chdir(\"/tmp\"); execl(\"/bin/sh\", \"sh\", strrchr(path, 47) + 1, (char *)0);"};
 	char lib[128], source[160];
 	if (!place("#!/usr/bin/env sh\nkill -STOP $$\n"))
 		return;
@@ -210,6 +210,7 @@ static void test_script_changed_between(void **state)
 	char *const argv[] = {script, NULL};
 	pid_t pid = start_stopped(script, argv, NULL);
 	assert_true(ask(pid, true)->e.starting);
+	unlink(script); /* attest holds a lease on it, and would have to run */
 	write_file(script, "#!/usr/bin/env sh\n# other\nkill -STOP $$\n", 0755);
 	next_exec(pid);
 	struct asked *a = ask(pid, true);

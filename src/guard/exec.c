@@ -164,7 +164,7 @@ static void image_known(struct guard *g, void *ctx, int error, struct subject *s
 	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_RUN, .from = s};
 	decide_ask(g, &q, &v);
 	const char *as = tree_first_program(g, j->tree);
-	/* Between a script and its interpreter stands `env`: the interpreter's image is the first. */
+	/* `env` between a script and its interpreter: the interpreter is the first program. */
 	bool first = !s->evidence->starting || (as && is_program(s, as));
 	if (v.allow && first && as && !is_program(s, as))
 		verdict_deny(&v, "it is not the enrolled program %.63s", as);
