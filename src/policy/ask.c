@@ -53,19 +53,20 @@ static void address_of_rule(
 	const struct policy *p, const struct image_rule *r, struct policy_question *q)
 {
 	struct addr a = {.ip_len = 4, .ip = {127, 0, 0, 1}};
-	if (r->path) {
+	const struct image_where *w = &p->wheres[r->where];
+	if (w->path) {
 		q->transport = POLICY_UNIX;
-		q->unix_path = policy_text(p, r->path);
+		q->unix_path = policy_text(p, w->path);
 		return;
 	}
-	if (r->ranges4.count) {
-		const struct image_range4 *x = &p->ranges4[r->ranges4.first];
+	if (w->ranges4.count) {
+		const struct image_range4 *x = &p->ranges4[w->ranges4.first];
 		uint32_t ip =
 			x->first + (x->first != x->last); /* rather 127.0.0.1 than 127.0.0.0 */
 		for (int i = 0; i < 4; i++)
 			a.ip[i] = (uint8_t)(ip >> (24 - 8 * i));
-	} else if (r->ranges6.count) {
-		const struct image_range6 *x = &p->ranges6[r->ranges6.first];
+	} else if (w->ranges6.count) {
+		const struct image_range6 *x = &p->ranges6[w->ranges6.first];
 		a.ip_len = 16;
 		for (int i = 0; i < 8; i++) {
 			a.ip[i] = (uint8_t)(x->first.hi >> (56 - 8 * i));
@@ -73,7 +74,7 @@ static void address_of_rule(
 		}
 	}
 	if (r->ports.count)
-		a.port = p->ports[r->ports.first].first;
+		a.port = list_ports(p, &r->ports)->first;
 	q->transport = r->transports & IMAGE_TRANSPORT(POLICY_TCP) ? POLICY_TCP : POLICY_UDP;
 	q->address = a;
 }
@@ -123,10 +124,10 @@ int policy_ask(const struct policy *p, const struct policy_ask *ask, struct poli
 	struct policy_question q = {.op = ask->op, .half = POLICY_PAIR, .plain = ask->plain};
 	bool to = ask->to && ask->to[0], run = ask->op == POLICY_OP_RUN;
 	ret_address[0] = '\0';
-	if (ask->op < POLICY_OP_RUN || ask->op > POLICY_OP_PUBLISH)
+	if (ask->op < POLICY_OP_RUN || ask->op > POLICY_OP_ACCEPT)
 		return error_set(
 			e, -EINVAL, "no such operation (try run, connect, bind or publish)");
-	if (to && (ask->op != POLICY_OP_CONNECT || ask->plain))
+	if (to && ((ask->op != POLICY_OP_CONNECT && ask->op != POLICY_OP_ACCEPT) || ask->plain))
 		return error_set(e, -EINVAL, "only a connect inside Belay has another side");
 	int r = party_named(p, ask->from, &q.from, e);
 	if (r == 0)

@@ -20,21 +20,15 @@ static const struct place *place_of(const struct yaml_node *item, const char *ke
 	return &item->place;
 }
 
-static bool party_is_empty(const struct image_party *a)
-{
-	return !a->programs.count && !a->groups.count && !a->users.count && !a->nodes.count &&
-	       !a->flags;
-}
-
 /* Could this end be on another node? */
-static bool names_nodes(const struct image_party *a)
+static bool names_nodes(const struct source_party *a)
 {
 	return a->nodes.count || a->flags & IMAGE_PARTY_NODE_ANY;
 }
 
 static bool same_node(const struct compiler *c, const struct source_rule *s)
 {
-	const struct image_party *a = &s->r.from, *b = &s->r.to;
+	const struct source_party *a = &s->r.from, *b = &s->r.to;
 	if (!names_nodes(a) && !names_nodes(b))
 		return true;
 	return a->nodes.count == 1 && b->nodes.count == 1 && !a->flags && !b->flags &&
@@ -72,45 +66,57 @@ static void check_connect_only(struct check *k)
 		enum rule_key key;
 		const char *name, *text;
 	} keys[] = {
-		{KEY_TO, "to", "`to` goes with connect only"},
+		{KEY_TO, "to", "`to` goes with connect and accept only"},
 		{KEY_UNIX, "unix", "`unix` goes with connect only"},
 		{KEY_PLAIN, "plain", "`plain` goes with connect only"},
 		{KEY_PROTECTION, "protection", "`protection` goes with connect only"},
 	};
-	if (!(k->s->r.ops & (unsigned)~IMAGE_OP(POLICY_OP_CONNECT)))
-		return;
-	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
-		if (k->seen & SEEN(keys[i].key))
+	unsigned others = k->s->r.ops & (unsigned)~IMAGE_OP(POLICY_OP_CONNECT);
+	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+		bool accept = keys[i].key == KEY_TO && others == IMAGE_OP(POLICY_OP_ACCEPT);
+		if (others && !accept && k->seen & SEEN(keys[i].key))
 			fault(k, keys[i].name, "write a rule of its own for connect", keys[i].text);
+	}
 }
 
 static void check_run(struct check *k)
 {
-	static const enum rule_key keys[] = {
-		KEY_ADDRESS, KEY_PORT, KEY_TRANSPORT, KEY_IDLE, KEY_CONNECTIONS};
-	static const char *const names[] = {"address", "port", "transport", "idle", "connections"};
+	static const enum rule_key keys[] = {KEY_ADDRESS, KEY_PORT, KEY_TRANSPORT, KEY_IDLE,
+		KEY_CONNECTIONS, KEY_RATE, KEY_LABEL};
+	static const char *const names[] = {
+		"address", "port", "transport", "idle", "connections", "rate", "label"};
+	const unsigned no_limits = IMAGE_OP(POLICY_OP_BIND) | IMAGE_OP(POLICY_OP_ACCEPT);
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
-		bool limits = keys[i] == KEY_IDLE || keys[i] == KEY_CONNECTIONS;
+		bool limits =
+			keys[i] == KEY_IDLE || keys[i] == KEY_CONNECTIONS || keys[i] == KEY_RATE;
 		if (!(k->seen & SEEN(keys[i])))
 			continue;
 		if (k->s->r.ops & IMAGE_OP(POLICY_OP_RUN))
 			fault(k, names[i], "write a rule of its own for run",
 				"to run a program has no address and no limits");
-		else if (limits && k->s->r.ops & IMAGE_OP(POLICY_OP_BIND))
+		else if (limits && k->s->r.ops & no_limits)
 			fault(k, names[i], "put it on the rule for connect or publish",
-				"idle and connections limit connections, not bind");
+				"limits are about connections: they go with connect and publish");
 	}
 }
 
 static void check_deny(struct check *k)
 {
-	if (!(k->s->r.flags & IMAGE_RULE_DENY))
+	if (!(k->s->r.flags & IMAGE_RULE_DENY)) {
+		if (k->s->r.flags & IMAGE_RULE_PERMISSIVE)
+			fault(k, "permissive",
+				"leave it out, or `permissive: [PROGRAM]` at the top",
+				"only what denies can be permissive");
 		return;
+	}
 	if (k->seen & SEEN(KEY_PROTECTION))
 		fault(k, "protection", "leave it out", "what is denied has no protection");
-	if (k->seen & (SEEN(KEY_IDLE) | SEEN(KEY_CONNECTIONS)))
-		fault(k, k->seen & SEEN(KEY_IDLE) ? "idle" : "connections", "leave it out",
-			"what is denied has no limits");
+	if (k->seen & (SEEN(KEY_IDLE) | SEEN(KEY_CONNECTIONS) | SEEN(KEY_RATE)))
+		fault(k,
+			k->seen & SEEN(KEY_IDLE)          ? "idle"
+			: k->seen & SEEN(KEY_CONNECTIONS) ? "connections"
+							  : "rate",
+			"leave it out", "what is denied has no limits");
 }
 
 static void check_plain(struct check *k)
@@ -129,7 +135,7 @@ static void check_plain(struct check *k)
 
 static void check_protection(struct check *k)
 {
-	const struct image_rule *r = &k->s->r;
+	const struct source_body *r = &k->s->r;
 	bool udp = r->transports & IMAGE_TRANSPORT(POLICY_UDP), nodes = !same_node(k->c, k->s);
 	bool connect = r->ops & IMAGE_OP(POLICY_OP_CONNECT), given = k->seen & SEEN(KEY_PROTECTION);
 	if (r->flags & IMAGE_RULE_DENY)
@@ -164,7 +170,7 @@ static void check_ports(struct check *k)
 		fault(k, "port", "", "port 0 means \"the kernel chooses\" and goes with bind only");
 }
 
-static void check_users(struct check *k, const struct image_party *a, const char *key)
+static void check_users(struct check *k, const struct source_party *a, const char *key)
 {
 	char text[160];
 	for (uint32_t i = 0; i < a->users.count; i++) {
@@ -189,7 +195,7 @@ static void check_users(struct check *k, const struct image_party *a, const char
 /* Defaults that depend on the whole rule: an allow is read narrowly, a deny broadly. */
 static void complete(struct check *k)
 {
-	struct image_rule *r = &k->s->r;
+	struct source_body *r = &k->s->r;
 	bool deny = r->flags & IMAGE_RULE_DENY;
 	bool tied = k->seen & (SEEN(KEY_ADDRESS) | SEEN(KEY_PORT) | SEEN(KEY_PLAIN));
 	if (!deny && !(r->flags & IMAGE_RULE_PLAIN))
@@ -204,23 +210,25 @@ static void complete(struct check *k)
 }
 
 /* More specific wins the honour of being named; a host counts more than a network. */
-static uint32_t party_score(const struct image_party *a)
+static uint32_t party_score(const struct source_party *a)
 {
 	uint32_t s = a->programs.count             ? 64
 		     : a->groups.count             ? 48
+		     : a->roles.count              ? 32
 		     : a->flags & IMAGE_PARTY_STAR ? 8
 						   : 0;
+	s += a->units.count ? 16 : 0;
 	s += a->users.count ? 16 : 0;
 	return s + (a->nodes.count ? 8 : a->flags ? 4 : 0);
 }
 
-static uint32_t rule_score(const struct image_rule *r)
+static uint32_t rule_score(const struct source_body *r)
 {
 	uint32_t s = party_score(&r->from) + party_score(&r->to);
 	s += r->ports.count ? 16 : 0;
 	s += r->ranges4.count || r->ranges6.count ? 16 : 0;
-	s += r->path ? (r->flags & IMAGE_RULE_PREFIX ? 16 : 32) : 0;
-	return s;
+	s += r->path ? (r->prefix ? 16 : 32) : 0;
+	return s + (r->labels.count ? 8 : 0) + (r->windows.count ? 4 : 0);
 }
 
 void rule_check(
@@ -242,46 +250,52 @@ void rule_check(
 	s->score = rule_score(&s->r);
 }
 
-static void check_groups(struct compiler *c)
+static const char *kind_word(uint32_t kind)
+{
+	return kind == NAME_GROUP_SEEN ? "group" : kind == NAME_ROLE_SEEN ? "role" : "label";
+}
+
+static void complain_undefined(struct compiler *c, const struct name_use *u)
 {
 	const char **known = calloc(c->names.n, sizeof(*known));
+	const char *name = c->names.list[u->name].text, *word = kind_word(u->kind);
+	char hint[160];
 	int n = 0;
 	for (uint32_t i = 1; known && i < c->names.n && n < 1000; i++)
-		if (c->names.list[i].flags & NAME_GROUP_SEEN)
+		if (c->names.list[i].flags & u->kind)
 			known[n++] = c->names.list[i].text;
-	for (uint32_t i = 0; i < c->uses.n; i++) {
-		const struct group_use *u = &c->uses.v[i];
-		const struct source_name *g = &c->names.list[u->name];
-		char hint[160];
-		int near = known ? nearest(g->text, known, n) : -1;
-		if (g->flags & IMAGE_NAME_LIST && !g->members)
-			complain(c, &u->place, "give the group programs, or delete the rule",
-				"the group `%s` is empty: this rule can never apply", g->text);
-		if (g->flags & NAME_GROUP_SEEN)
-			continue;
-		if (near >= 0)
-			snprintf(hint, sizeof(hint), "did you mean `%s`?", known[near]);
-		else
-			snprintf(hint, sizeof(hint),
-				"define it: `groups: { %.40s: [PROGRAM, ...] }`, or `enrolled`",
-				g->text);
-		complain(c, &u->place, hint, "there is no group `%s`", g->text);
-		c->rules.v[u->rule].bad = true;
-	}
+	int near = known ? nearest(name, known, n) : -1;
+	if (near >= 0)
+		snprintf(hint, sizeof(hint), "did you mean `%s`?", known[near]);
+	else if (u->kind == NAME_GROUP_SEEN)
+		snprintf(hint, sizeof(hint),
+			"define it: `groups: { %.40s: [PROGRAM, ...] }`, or `enrolled`", name);
+	else
+		snprintf(hint, sizeof(hint), "define it under `%ss`", word);
+	complain(c, &u->place, hint, "there is no %s `%s`", word, name);
 	free(known);
 }
 
-static bool ids_have(const struct compiler *c, struct image_list l, uint32_t id)
+/* Names of groups, roles and labels must be defined somewhere in the text. */
+static void check_uses(struct compiler *c)
 {
-	for (uint32_t i = 0; i < l.count; i++)
-		if (c->ids.v[l.first + i] == id)
-			return true;
-	return false;
+	for (uint32_t i = 0; i < c->uses.n; i++) {
+		const struct name_use *u = &c->uses.v[i];
+		const struct source_name *g = &c->names.list[u->name];
+		if (u->kind == NAME_GROUP_SEEN && g->flags & IMAGE_NAME_LIST && !g->members)
+			complain(c, &u->place, "give the group programs, or delete the rule",
+				"the group `%s` is empty: this rule can never apply", g->text);
+		if (g->flags & u->kind)
+			continue;
+		complain_undefined(c, u);
+		if (u->rule < c->rules.n)
+			c->rules.v[u->rule].bad = true;
+	}
 }
 
 /* Programs and groups must both fit: with listed groups that none of the programs is in, nothing
  * ever does. */
-static bool party_possible(const struct compiler *c, const struct image_party *a)
+static bool party_possible(const struct compiler *c, const struct source_party *a)
 {
 	if (!a->programs.count || !a->groups.count)
 		return true;
@@ -293,124 +307,6 @@ static bool party_possible(const struct compiler *c, const struct image_party *a
 			ids_have(c, a->groups, c->memberships.v[i].group))
 			return true;
 	return false;
-}
-
-static bool ids_cover(const struct compiler *c, struct image_list wide, struct image_list narrow)
-{
-	for (uint32_t i = 0; i < narrow.count; i++)
-		if (!ids_have(c, wide, c->ids.v[narrow.first + i]))
-			return false;
-	return true;
-}
-
-static bool nodes_cover(
-	const struct compiler *c, const struct image_party *w, const struct image_party *n)
-{
-	const uint32_t any = IMAGE_PARTY_NODE_ANY, self = IMAGE_PARTY_NODE_SELF;
-	bool n_self = n->flags & self || (!n->nodes.count && !(n->flags & any));
-	if ((!w->nodes.count && !(w->flags & (any | self))) || w->flags & any)
-		return true;
-	return !(n->flags & any) && (!n_self || w->flags & self) &&
-	       ids_cover(c, w->nodes, n->nodes);
-}
-
-static bool users_cover(
-	const struct compiler *c, const struct image_party *w, const struct image_party *n)
-{
-	if (!w->users.count)
-		return true;
-	for (uint32_t i = 0; i < n->users.count; i++) {
-		bool found = false;
-		for (uint32_t k = 0; k < w->users.count && !found; k++)
-			found = !memcmp(&c->users.v[n->users.first + i],
-				&c->users.v[w->users.first + k], sizeof(struct image_user));
-		if (!found)
-			return false;
-	}
-	return n->users.count > 0;
-}
-
-/* Does a denial about w meet everything an allowance about n would? When in doubt: no. */
-static bool party_covers(const struct compiler *c, const struct image_party *w,
-	const struct image_party *n, bool run)
-{
-	bool nobody = !n->programs.count && !n->groups.count && !(n->flags & IMAGE_PARTY_STAR);
-	if (w->flags & IMAGE_PARTY_STAR && run && nobody)
-		return false;
-	if (w->programs.count && (!n->programs.count || !ids_cover(c, w->programs, n->programs)))
-		return false;
-	if (w->groups.count && (!n->groups.count || !ids_cover(c, w->groups, n->groups)))
-		return false;
-	return users_cover(c, w, n) && nodes_cover(c, w, n);
-}
-
-static bool ranges_cover(
-	const struct compiler *c, const struct image_rule *w, const struct image_rule *n)
-{
-	uint32_t i, k;
-	if (!w->ranges4.count && !w->ranges6.count)
-		return true;
-	if (!n->ranges4.count && !n->ranges6.count)
-		return false;
-	for (i = 0; i < n->ranges4.count; i++) {
-		const struct image_range4 *a = &c->ranges4.v[n->ranges4.first + i], *b = NULL;
-		for (k = 0; k < w->ranges4.count; k++) {
-			b = &c->ranges4.v[w->ranges4.first + k];
-			if (b->first <= a->first && a->last <= b->last)
-				break;
-		}
-		if (k == w->ranges4.count)
-			return false;
-	}
-	return !n->ranges6.count;
-}
-
-static bool ports_cover(
-	const struct compiler *c, const struct image_rule *w, const struct image_rule *n)
-{
-	uint32_t k;
-	if (!w->ports.count)
-		return true;
-	for (uint32_t i = 0; i < n->ports.count; i++) {
-		const struct image_ports *a = &c->ports.v[n->ports.first + i];
-		for (k = 0; k < w->ports.count; k++) {
-			const struct image_ports *b = &c->ports.v[w->ports.first + k];
-			if (b->first <= a->first && a->last <= b->last)
-				break;
-		}
-		if (k == w->ports.count)
-			return false;
-	}
-	return n->ports.count > 0;
-}
-
-static bool path_covers(
-	const struct compiler *c, const struct image_rule *w, const struct image_rule *n)
-{
-	if (!w->path || (w->path == n->path &&
-				(w->flags & IMAGE_RULE_PREFIX || !(n->flags & IMAGE_RULE_PREFIX))))
-		return true;
-	if (!n->path || !(w->flags & IMAGE_RULE_PREFIX))
-		return false;
-	const char *prefix = c->names.list[w->path].text;
-	return !strncmp(c->names.list[n->path].text, prefix, strlen(prefix));
-}
-
-static bool rule_covers(
-	const struct compiler *c, const struct image_rule *w, const struct image_rule *n)
-{
-	unsigned plain = IMAGE_RULE_PLAIN | IMAGE_RULE_NOT_PLAIN;
-	bool run = n->ops & IMAGE_OP(POLICY_OP_RUN);
-	if (n->ops & ~w->ops || n->transports & ~w->transports)
-		return false;
-	if (w->flags & plain && (w->flags & plain) != (n->flags & plain) &&
-		n->ops & IMAGE_OP(POLICY_OP_CONNECT))
-		return false;
-	if (!party_is_empty(&w->to) &&
-		(n->path || n->flags & IMAGE_RULE_PLAIN || !party_covers(c, &w->to, &n->to, false)))
-		return false;
-	return party_covers(c, &w->from, &n->from, run) && ports_cover(c, w, n) &&
-	       ranges_cover(c, w, n) && path_covers(c, w, n);
 }
 
 static void check_shadows(struct compiler *c)
@@ -431,8 +327,8 @@ static void check_shadows(struct compiler *c)
 				continue;
 			warn(c, &s->place, "delete it, or narrow the denial",
 				"`%s` never allows anything: `%s` (line %u) denies all of it",
-				c->names.list[s->r.name].text, c->names.list[d->r.name].text,
-				d->place.line);
+				c->rule_names.list[s->r.name].text,
+				c->rule_names.list[d->r.name].text, d->place.line);
 			break;
 		}
 	}
@@ -443,7 +339,8 @@ static void check_shadows(struct compiler *c)
 
 void policy_check(struct compiler *c)
 {
-	check_groups(c);
+	check_uses(c);
+	roles_check(c);
 	for (uint32_t i = 0; i < c->rules.n; i++) {
 		struct source_rule *s = &c->rules.v[i];
 		if (s->bad || (party_possible(c, &s->r.from) && party_possible(c, &s->r.to)))

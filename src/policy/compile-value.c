@@ -61,7 +61,8 @@ bool value_word(
 	return false;
 }
 
-bool value_name(struct compiler *c, const struct yaml_node *v, const char *what, uint32_t *ret)
+static bool name_add(struct compiler *c, struct names *names, const struct yaml_node *v,
+	const char *what, uint32_t *ret)
 {
 	static const char more[] = "._-+@";
 	if (!value_scalar(c, v, what))
@@ -81,14 +82,23 @@ bool value_name(struct compiler *c, const struct yaml_node *v, const char *what,
 			POLICY_NAME_MAX - 1);
 		return false;
 	}
-	*ret = names_add(&c->names, v->text);
+	*ret = names_add(names, v->text);
 	if (!*ret)
 		c->no_memory = true;
 	return *ret != 0;
 }
 
-/* Digits from *s on; false when there are none or the number is above max. */
-static bool number(const char **s, uint64_t max, uint64_t *ret)
+bool value_name(struct compiler *c, const struct yaml_node *v, const char *what, uint32_t *ret)
+{
+	return name_add(c, &c->names, v, what, ret);
+}
+
+bool value_rule_name(struct compiler *c, const struct yaml_node *v, uint32_t *ret)
+{
+	return name_add(c, &c->rule_names, v, "a rule's name", ret);
+}
+
+bool value_digits(const char **s, uint64_t max, uint64_t *ret)
 {
 	uint64_t v = 0;
 	const char *p = *s;
@@ -111,7 +121,7 @@ bool value_duration(struct compiler *c, const struct yaml_node *v, uint64_t *ret
 	if (!value_scalar(c, v, "this"))
 		return false;
 	const char *s = v->text;
-	bool ok = number(&s, 365u * 86400u, &n) && n;
+	bool ok = value_digits(&s, 365u * 86400u, &n) && n;
 	unit = *s == 's' ? 1 : *s == 'm' ? 60 : *s == 'h' ? 3600 : *s == 'd' ? 86400 : 0;
 	if (!ok || !unit || s[1] || n * unit > 365u * 86400u) {
 		complain(c, &v->place, hint, "`%s` is not a length of time", v->text);
@@ -125,11 +135,27 @@ bool value_count(struct compiler *c, const struct yaml_node *v, uint32_t max, ui
 {
 	uint64_t n = 0;
 	const char *s = v->kind == YAML_SCALAR ? v->text : "";
-	if (!number(&s, max, &n) || *s || !n) {
+	if (!value_digits(&s, max, &n) || *s || !n) {
 		complain(c, &v->place, "", "expected a number from 1 to %u", max);
 		return false;
 	}
 	*ret = (uint32_t)n;
+	return true;
+}
+
+bool value_rate(struct compiler *c, const struct yaml_node *v, uint32_t *ret, uint32_t *ret_s)
+{
+	uint64_t n = 0;
+	const char *s = v->kind == YAML_SCALAR ? v->text : "";
+	bool ok = value_digits(&s, 1000000, &n) && n && s[0] == '/';
+	uint32_t unit = !ok ? 0 : s[1] == 's' ? 1 : s[1] == 'm' ? 60 : s[1] == 'h' ? 3600 : 0;
+	if (!unit || s[2]) {
+		complain(c, &v->place, "such as 100/s, 10/m or 5/h",
+			"expected how many new connections in how long");
+		return false;
+	}
+	*ret = (uint32_t)n;
+	*ret_s = unit;
 	return true;
 }
 
@@ -204,11 +230,11 @@ static bool one_port(struct compiler *c, const struct yaml_node *v, void *data _
 {
 	uint64_t a = 0, b;
 	const char *s = v->text;
-	bool ok = number(&s, 65535, &a);
+	bool ok = value_digits(&s, 65535, &a);
 	b = a;
 	if (ok && *s == '-') {
 		s++;
-		ok = number(&s, 65535, &b);
+		ok = value_digits(&s, 65535, &b);
 	}
 	if (!ok || *s) {
 		complain(c, &v->place, "a number from 0 to 65535, or FIRST-LAST", "`%s` is no port",
@@ -318,7 +344,7 @@ static bool one_address(struct compiler *c, const struct yaml_node *v, void *dat
 	}
 	bits = a.ip_len * 8u;
 	const char *s = slash ? slash + 1 : "";
-	if (slash && (!number(&s, bits, &bits) || *s)) {
+	if (slash && (!value_digits(&s, bits, &bits) || *s)) {
 		complain(c, &v->place, form, "`%s`: the prefix is 0 to %u bits", v->text,
 			a.ip_len * 8u);
 		return false;

@@ -5,12 +5,43 @@
 #include <stdio.h>
 #include <string.h>
 
-enum top_key { TOP_VERSION, TOP_DNS, TOP_RUN, TOP_GROUPS, TOP_RULES, _TOP_N };
-static const char *const top_keys[_TOP_N] = {"version", "dns", "run", "groups", "rules"};
+enum top_key {
+	TOP_VERSION,
+	TOP_DNS,
+	TOP_RUN,
+	TOP_ACCEPT,
+	TOP_PERMISSIVE,
+	TOP_TIMEZONE,
+	TOP_GROUPS,
+	TOP_ROLES,
+	TOP_LABELS,
+	TOP_RULES,
+	_TOP_N
+};
+static const char *const top_keys[_TOP_N] = {"version", "dns", "run", "accept", "permissive",
+	"timezone", "groups", "roles", "labels", "rules"};
+
+static void set_flag(struct compiler *c, uint32_t flag, bool on)
+{
+	c->flags = (c->flags & ~flag) | (on ? flag : 0);
+}
+
+/* `any`, or the programs that are. */
+static void read_permissive(struct compiler *c, const struct yaml_node *v)
+{
+	struct image_list l = {0};
+	if (v->kind == YAML_SCALAR && !strcmp(v->text, "any")) {
+		set_flag(c, IMAGE_PERMISSIVE_ANY, true);
+		return;
+	}
+	names_read(c, v, "a program's name, or any", 0, &l);
+	for (uint32_t i = 0; i < l.count; i++)
+		c->names.list[c->ids.v[l.first + i]].flags |= IMAGE_NAME_PERMISSIVE;
+}
 
 static void top_value(struct compiler *c, enum top_key key, const struct yaml_node *v)
 {
-	static const char *const runs[] = {"any", "enrolled"};
+	static const char *const runs[] = {"any", "enrolled"}, *const accepts[] = {"any", "listed"};
 	bool flag = true;
 	int i = 0;
 	switch (key) {
@@ -21,14 +52,30 @@ static void top_value(struct compiler *c, enum top_key key, const struct yaml_no
 		break;
 	case TOP_DNS:
 		if (value_bool(c, v, &flag))
-			c->flags = (c->flags & ~IMAGE_DNS) | (flag ? IMAGE_DNS : 0);
+			set_flag(c, IMAGE_DNS, flag);
 		break;
 	case TOP_RUN:
 		if (value_word(c, v, runs, 2, &i))
-			c->flags = (c->flags & ~IMAGE_RUN_ENROLLED) | (i ? IMAGE_RUN_ENROLLED : 0);
+			set_flag(c, IMAGE_RUN_ENROLLED, i);
+		break;
+	case TOP_ACCEPT:
+		if (value_word(c, v, accepts, 2, &i))
+			set_flag(c, IMAGE_ACCEPT_LISTED, i);
+		break;
+	case TOP_PERMISSIVE:
+		read_permissive(c, v);
+		break;
+	case TOP_TIMEZONE:
+		zone_read(c, v);
 		break;
 	case TOP_GROUPS:
 		groups_read(c, v);
+		break;
+	case TOP_ROLES:
+		roles_read(c, v);
+		break;
+	case TOP_LABELS:
+		labels_read(c, v);
 		break;
 	case TOP_RULES: /* a list comes rule by rule */
 		if (v->kind != YAML_SCALAR || v->text[0])
@@ -60,6 +107,7 @@ static void top_entry(
 static void compiler_deinit(struct compiler *c)
 {
 	names_deinit(&c->names);
+	names_deinit(&c->rule_names);
 	free(c->rules.v);
 	free(c->ids.v);
 	free(c->users.v);
@@ -68,6 +116,11 @@ static void compiler_deinit(struct compiler *c)
 	free(c->ranges6.v);
 	free(c->uses.v);
 	free(c->memberships.v);
+	free(c->windows.v);
+	free(c->zones.v);
+	free(c->roles.v);
+	free(c->bindings.v);
+	free(c->labels.v);
 }
 
 static int compile(struct compiler *c, const char *text, size_t len, void **ret, size_t *ret_len)
@@ -78,6 +131,8 @@ static int compile(struct compiler *c, const char *text, size_t len, void **ret,
 		return -EINVAL;
 	}
 	int r = names_init(&c->names);
+	if (r == 0)
+		r = names_init(&c->rule_names);
 	if (r < 0)
 		return r;
 	r = yaml_read(c, text, len, top_entry, "rules", rule_read);

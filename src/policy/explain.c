@@ -8,7 +8,11 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const op_names[] = {"?", "run", "connect", "bind", "publish"};
+static const char *const op_names[] = {[POLICY_OP_RUN] = "run",
+	[POLICY_OP_CONNECT] = "connect",
+	[POLICY_OP_BIND] = "bind",
+	[POLICY_OP_PUBLISH] = "publish",
+	[POLICY_OP_ACCEPT] = "accept"};
 
 /* A nearer rule needs fewer things to differ; another program counts more than another port. */
 static unsigned distance(unsigned differs)
@@ -19,6 +23,8 @@ static unsigned distance(unsigned differs)
 		{POLICY_DIFFERS_FROM_PROGRAM, 5},
 		{POLICY_DIFFERS_FROM_USER, 3},
 		{POLICY_DIFFERS_FROM_NODE, 3},
+		{POLICY_DIFFERS_FROM_ROLE, 4},
+		{POLICY_DIFFERS_FROM_UNIT, 3},
 		{POLICY_DIFFERS_TO_PROGRAM, 4},
 		{POLICY_DIFFERS_TO_USER, 3},
 		{POLICY_DIFFERS_TO_NODE, 3},
@@ -26,7 +32,11 @@ static unsigned distance(unsigned differs)
 		{POLICY_DIFFERS_PORT, 2},
 		{POLICY_DIFFERS_TRANSPORT, 4},
 		{POLICY_DIFFERS_PATH, 3},
+		{POLICY_DIFFERS_TO_ROLE, 4},
+		{POLICY_DIFFERS_TO_UNIT, 3},
 		{POLICY_DIFFERS_PLAIN, 4},
+		{POLICY_DIFFERS_TIME, 1},
+		{POLICY_DIFFERS_LABEL, 3},
 	};
 	unsigned sum = 0;
 	for (size_t i = 0; i < ARRAY_LEN(weights); i++)
@@ -70,8 +80,9 @@ static void put(struct line *l, const char *fmt, ...)
 
 static void put_names(struct line *l, const struct policy *p, struct image_list names)
 {
+	const uint32_t *ids = list_ids(p, &names);
 	for (uint32_t i = 0; i < names.count && i < 4; i++)
-		put(l, "%s%s", i ? " or " : "", policy_text(p, p->ids[names.first + i]));
+		put(l, "%s%s", i ? " or " : "", policy_text(p, ids[i]));
 	if (names.count > 4)
 		put(l, " or %u more", names.count - 4);
 }
@@ -120,28 +131,43 @@ static void put_nodes(struct line *l, const struct policy *p, const struct image
 		put(l, " or this one");
 }
 
+/* differs: of either end, as the bits of `from`. */
 static void put_party(struct line *l, const struct policy *p, const struct image_party *a,
 	const struct policy_party *party, unsigned differs, const char *who, int *n)
 {
-	static const unsigned bits[] = {
-		POLICY_DIFFERS_FROM_PROGRAM, POLICY_DIFFERS_FROM_USER, POLICY_DIFFERS_FROM_NODE};
-	for (int i = 0; i < 3; i++) {
-		if (!(differs & bits[i]))
+	for (unsigned bit = 1; bit & POLICY_DIFFERS_PARTY; bit <<= 1) {
+		if (!(differs & bit))
 			continue;
-		put(l, "%s%s were ", (*n)++ ? ", " : "", who);
-		if (i == 0)
+		put(l, "%s%s ", (*n)++ ? ", " : "", who);
+		switch (bit) {
+		case POLICY_DIFFERS_FROM_PROGRAM:
+			put(l, "were ");
 			put_programs(l, p, a, party);
-		else if (i == 1)
+			break;
+		case POLICY_DIFFERS_FROM_USER:
+			put(l, "were ");
 			put_users(l, p, a);
-		else
+			break;
+		case POLICY_DIFFERS_FROM_NODE:
+			put(l, "were ");
 			put_nodes(l, p, a);
+			break;
+		case POLICY_DIFFERS_FROM_ROLE:
+			put(l, "held the role ");
+			put_names(l, p, a->roles);
+			break;
+		default:
+			put(l, "ran in the unit ");
+			put_names(l, p, a->units);
+		}
 	}
 }
 
 static void put_ports(struct line *l, const struct policy *p, const struct image_rule *r)
 {
+	const struct image_ports *ports = list_ports(p, &r->ports);
 	for (uint32_t i = 0; i < r->ports.count && i < 4; i++) {
-		const struct image_ports *x = &p->ports[r->ports.first + i];
+		const struct image_ports *x = &ports[i];
 		put(l, "%s%u", i ? " or " : "", x->first);
 		if (x->last != x->first)
 			put(l, "-%u", x->last);
@@ -160,8 +186,9 @@ static void put_where(struct line *l, const struct policy *p, const struct image
 	if (differs & POLICY_DIFFERS_ADDRESS)
 		put(l, "%sthe address were among those of the rule", (*n)++ ? ", " : "");
 	if (differs & POLICY_DIFFERS_PATH)
-		put(l, "%sthe socket were %s%s", (*n)++ ? ", " : "", policy_text(p, r->path),
-			r->flags & IMAGE_RULE_PREFIX ? "**" : "");
+		put(l, "%sthe socket were %s%s", (*n)++ ? ", " : "",
+			policy_text(p, p->wheres[r->where].path),
+			p->wheres[r->where].prefix ? "**" : "");
 	if (differs & POLICY_DIFFERS_TRANSPORT)
 		put(l, "%sthe transport were %s", (*n)++ ? ", " : "",
 			r->transports & IMAGE_TRANSPORT(POLICY_TCP)   ? "TCP"
@@ -170,22 +197,44 @@ static void put_where(struct line *l, const struct policy *p, const struct image
 	if (differs & POLICY_DIFFERS_PLAIN)
 		put(l, "%sthe destination were %s Belay", (*n)++ ? ", " : "",
 			r->flags & IMAGE_RULE_PLAIN ? "outside" : "inside");
+	if (differs & POLICY_DIFFERS_LABEL) {
+		put(l, "%sthere were data of the label ", (*n)++ ? ", " : "");
+		for (uint32_t i = 0; i < p->hows[r->how].labels.count; i++)
+			put(l, "%s%s", i ? " or " : "",
+				policy_text(p, p->tags[p->hows[r->how].labels.first + i]));
+	}
+	if (differs & POLICY_DIFFERS_TIME)
+		put(l, "%sit were the time for it", (*n)++ ? ", " : "");
 }
 
-static void advise_nearest(
-	const struct policy *p, const struct policy_question *q, struct policy_explanation *x)
+/* Roles that exclude each other count for nothing: without saying so, nobody would understand. */
+static void put_conflict(struct line *l, const struct policy *p, const struct match *m)
+{
+	const struct match_party *const ends[] = {&m->from, &m->to};
+	for (size_t i = 0; i < (m->to_used && m->q->half == POLICY_PAIR ? 2u : 1u); i++)
+		if (ends[i]->conflict[0])
+			put(l, "%s holds %s and %s, which exclude each other, so no role counts; ",
+				i ? "the other side" : "the caller",
+				policy_text(p, ends[i]->conflict[0]),
+				policy_text(p, ends[i]->conflict[1]));
+}
+
+static void advise_nearest(const struct policy *p, const struct match *m,
+	const struct policy_question *q, struct policy_explanation *x)
 {
 	struct line l = {x->advice, sizeof(x->advice)};
 	int n = 0;
+	put_conflict(&l, p, m);
 	if (x->nearest == POLICY_RULE_NONE) {
 		put(&l, "no rule allows %s at all; write one (docs/policy.md)", op_names[q->op]);
 		return;
 	}
 	const struct image_rule *r = &p->rules[x->nearest];
-	put(&l, "%s (%s:%u) would allow it if ", policy_text(p, r->name), policy_source(p),
+	put(&l, "%s (%s:%u) would allow it if ", policy_rule_name(p, x->nearest), policy_source(p),
 		r->line);
-	put_party(&l, p, &r->from, &q->from, x->differs, "the caller", &n);
-	put_party(&l, p, &r->to, &q->to, x->differs >> 3, "the other side", &n);
+	put_party(&l, p, &p->parties[r->from], &q->from, x->differs, "the caller", &n);
+	put_party(&l, p, &p->parties[r->to], &q->to, x->differs >> POLICY_DIFFERS_TO_SHIFT,
+		"the other side", &n);
 	put_where(&l, p, r, x->differs, &n);
 }
 
@@ -211,7 +260,7 @@ static void advise(
 		if (!match_prepare(p, q, &m))
 			break;
 		find_nearest(p, &m, x);
-		advise_nearest(p, q, x);
+		advise_nearest(p, &m, q, x);
 		break;
 	default:
 		break;
@@ -223,6 +272,8 @@ void policy_explain(
 {
 	static const char *const reasons[] = {
 		[POLICY_ALLOWED_RUN] = "allowed: running needs no rule; whatever it does next does",
+		[POLICY_ALLOWED_ACCEPT] =
+			"allowed: accepting needs no rule; the connect was judged",
 		[POLICY_DENIED_NO_RULE] = "refused: no rule allows it",
 		[POLICY_DENIED_NOT_ENROLLED] =
 			"refused: the policy says `run: enrolled`, and it is not",
@@ -238,6 +289,12 @@ void policy_explain(
 	case POLICY_DENIED_RULE:
 		snprintf(x->text, sizeof(x->text), "%s by %s (%s:%u)",
 			v->allow ? "allowed" : "refused", v->rule_name, policy_source(p), v->line);
+		break;
+	case POLICY_ALLOWED_PERMISSIVE:
+		snprintf(x->text, sizeof(x->text), "allowed and logged, as %s is permissive: %s%s",
+			v->rule == POLICY_RULE_NONE ? "it" : "the program",
+			v->rule == POLICY_RULE_NONE ? "no rule allows it" : "refused by ",
+			v->rule_name);
 		break;
 	default:
 		snprintf(x->text, sizeof(x->text), "%s", reasons[v->reason]);

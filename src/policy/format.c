@@ -32,9 +32,10 @@ static void print_names(FILE *f, const struct policy *p, const char **sep, const
 	print_list(f, n);
 	for (uint32_t i = 0; i < n_words; i++)
 		fprintf(f, "%s%s", i ? ", " : "", words[i]);
+	const uint32_t *ids = list_ids(p, &l);
 	for (uint32_t i = 0; i < l.count; i++) {
 		fputs(i || n_words ? ", " : "", f);
-		print_quoted(f, policy_text(p, p->ids[l.first + i]), "");
+		print_quoted(f, policy_text(p, ids[i]), "");
 	}
 	fputs(n > 1 ? "]" : "", f);
 }
@@ -57,8 +58,8 @@ static void print_users(FILE *f, const struct policy *p, const char **sep, struc
 	fputs(l.count > 1 ? "]" : "", f);
 }
 
-static void print_party(
-	FILE *f, const struct policy *p, const char *key, const struct image_party *a)
+/* "{ program: cache, ... }" */
+static void print_who(FILE *f, const struct policy *p, const struct image_party *a)
 {
 	static const char *const star[] = {"\"*\""};
 	const char *nodes[2], *sep = "";
@@ -67,15 +68,23 @@ static void print_party(
 		nodes[n_nodes++] = "\"*\"";
 	if (a->flags & IMAGE_PARTY_NODE_SELF)
 		nodes[n_nodes++] = "self";
-	if (!a->programs.count && !a->groups.count && !a->users.count && !a->nodes.count &&
-		!a->flags)
-		return;
-	fprintf(f, "    %s: { ", key);
+	fputs("{ ", f);
 	print_names(f, p, &sep, "program", a->programs, star, a->flags & IMAGE_PARTY_STAR ? 1 : 0);
 	print_names(f, p, &sep, "group", a->groups, NULL, 0);
 	print_users(f, p, &sep, a->users);
 	print_names(f, p, &sep, "node", a->nodes, nodes, n_nodes);
-	fputs(" }\n", f);
+	print_names(f, p, &sep, "unit", a->units, NULL, 0);
+	print_names(f, p, &sep, "role", a->roles, NULL, 0);
+	fputs(" }", f);
+}
+
+static void print_party(FILE *f, const struct policy *p, const char *key, uint32_t party)
+{
+	if (!party)
+		return;
+	fprintf(f, "    %s: ", key);
+	print_who(f, p, &p->parties[party]);
+	fputs("\n", f);
 }
 
 /* A range is not always one prefix once overlapping ones were merged: print the prefixes it is made
@@ -113,30 +122,32 @@ static void print_range6(FILE *f, const struct image_range6 *r, const char **sep
 	*sep = ", ";
 }
 
-static void print_where(FILE *f, const struct policy *p, const struct image_rule *r)
+/* Address, ports, path: each as "KEY: VALUE", with `before` and `after` around it. */
+static void print_where(FILE *f, const struct policy *p, const struct image_rule *r,
+	const char *before, const char *after)
 {
+	const struct image_where *w = &p->wheres[r->where];
+	const struct image_ports *ports = list_ports(p, &r->ports);
 	const char *sep = "";
-	if (r->ranges4.count || r->ranges6.count) {
-		fputs("    address: [", f);
-		for (uint32_t i = 0; i < r->ranges4.count; i++)
-			print_range4(f, &p->ranges4[r->ranges4.first + i], &sep);
-		for (uint32_t i = 0; i < r->ranges6.count; i++)
-			print_range6(f, &p->ranges6[r->ranges6.first + i], &sep);
-		fputs("]\n", f);
+	if (w->ranges4.count || w->ranges6.count) {
+		fprintf(f, "%saddress: [", before);
+		for (uint32_t i = 0; i < w->ranges4.count; i++)
+			print_range4(f, &p->ranges4[w->ranges4.first + i], &sep);
+		for (uint32_t i = 0; i < w->ranges6.count; i++)
+			print_range6(f, &p->ranges6[w->ranges6.first + i], &sep);
+		fprintf(f, "]%s", after);
 	}
 	if (r->ports.count)
-		fputs("    port: [", f);
-	for (uint32_t i = 0; i < r->ports.count; i++) {
-		const struct image_ports *x = &p->ports[r->ports.first + i];
-		fprintf(f, x->first == x->last ? "%s%u" : "%s%u-%u", i ? ", " : "", x->first,
-			x->last);
-	}
+		fprintf(f, "%sport: [", before);
+	for (uint32_t i = 0; i < r->ports.count; i++)
+		fprintf(f, ports[i].first == ports[i].last ? "%s%u" : "%s%u-%u", i ? ", " : "",
+			ports[i].first, ports[i].last);
 	if (r->ports.count)
-		fputs("]\n", f);
-	if (r->path) {
-		fputs("    unix: ", f);
-		print_quoted(f, policy_text(p, r->path), r->flags & IMAGE_RULE_PREFIX ? "**" : "");
-		fputs("\n", f);
+		fprintf(f, "]%s", after);
+	if (w->path) {
+		fprintf(f, "%sunix: ", before);
+		print_quoted(f, policy_text(p, w->path), w->prefix ? "**" : "");
+		fputs(after, f);
 	}
 }
 
@@ -154,16 +165,23 @@ static void print_transport(FILE *f, const struct image_rule *r)
 		fputs("    transport: tcp\n", f);
 }
 
-static void print_how(FILE *f, const struct image_rule *r)
+static void print_window(FILE *f, const struct image_window *w)
 {
-	bool deny = r->flags & IMAGE_RULE_DENY;
-	if (r->flags & IMAGE_RULE_PLAIN)
-		fputs("    plain: true\n", f);
-	else if (deny && r->flags & IMAGE_RULE_NOT_PLAIN)
-		fputs("    plain: false\n", f);
-	if (r->encrypt)
-		fputs("    protection: encrypt\n", f);
-	uint64_t s = r->idle_ms / 1000;
+	static const char *const days[] = {"mon", "tue", "wed", "thu", "fri", "sat", "sun"};
+	unsigned end = w->last + 1u;
+	const char *sep = "";
+	fputc('"', f);
+	for (unsigned i = 0; i < 7; i++)
+		if (w->days >> i & 1) {
+			fprintf(f, "%s%s", sep, days[i]);
+			sep = ",";
+		}
+	fprintf(f, " %02u:%02u-%02u:%02u\"", w->first / 60u, w->first % 60u, end / 60, end % 60);
+}
+
+static void print_limits(FILE *f, const struct image_how *h)
+{
+	uint64_t s = h->idle_ms / 1000;
 	if (s)
 		fprintf(f, "    idle: %llu%s\n",
 			(unsigned long long)(s % 86400 == 0  ? s / 86400
@@ -174,61 +192,191 @@ static void print_how(FILE *f, const struct image_rule *r)
 			: s % 3600 == 0 ? "h"
 			: s % 60 == 0   ? "m"
 					: "s");
-	if (r->connections)
-		fprintf(f, "    connections: %u\n", r->connections);
+	if (h->connections)
+		fprintf(f, "    connections: %u\n", h->connections);
+	if (h->rate)
+		fprintf(f, "    rate: %u/%s\n", h->rate,
+			h->rate_s == 1    ? "s"
+			: h->rate_s == 60 ? "m"
+					  : "h");
+}
+
+static void print_how(FILE *f, const struct policy *p, const struct image_rule *r)
+{
+	const struct image_how *h = &p->hows[r->how];
+	bool deny = r->flags & IMAGE_RULE_DENY;
+	if (r->flags & IMAGE_RULE_PLAIN)
+		fputs("    plain: true\n", f);
+	else if (deny && r->flags & IMAGE_RULE_NOT_PLAIN)
+		fputs("    plain: false\n", f);
+	if (r->flags & IMAGE_RULE_PERMISSIVE)
+		fputs("    permissive: true\n", f);
+	if (h->encrypt)
+		fputs("    protection: encrypt\n", f);
+	print_limits(f, h);
+	for (uint32_t i = 0; i < h->windows.count; i++) {
+		fputs(i ? ", " : "    when: [", f);
+		print_window(f, &p->windows[h->windows.first + i]);
+	}
+	fputs(h->windows.count ? "]\n" : "", f);
+	for (uint32_t i = 0; i < h->labels.count; i++) {
+		fputs(i ? ", " : "    label: [", f);
+		print_quoted(f, policy_text(p, p->tags[h->labels.first + i]), "");
+	}
+	fputs(h->labels.count ? "]\n" : "", f);
 }
 
 static void print_rule(FILE *f, const struct policy *p, const struct image_rule *r)
 {
-	static const char *const ops[] = {"run", "connect", "bind", "publish"};
+	static const char *const ops[] = {[POLICY_OP_RUN] = "run",
+		[POLICY_OP_CONNECT] = "connect",
+		[POLICY_OP_BIND] = "bind",
+		[POLICY_OP_PUBLISH] = "publish",
+		[POLICY_OP_ACCEPT] = "accept"};
 	const char *sep = "";
 	fputs("  - name: ", f);
-	print_quoted(f, policy_text(p, r->name), "");
+	print_quoted(f, p->text + r->name, "");
 	fprintf(f, " # line %u\n", r->line);
 	fprintf(f, "    %s: [", r->flags & IMAGE_RULE_DENY ? "deny" : "allow");
 	for (unsigned i = 0; i < ARRAY_LEN(ops); i++) {
-		if (!(r->ops & IMAGE_OP(POLICY_OP_RUN + i)))
+		if (!ops[i] || !(r->ops & IMAGE_OP(i)))
 			continue;
 		fprintf(f, "%s%s", sep, ops[i]);
 		sep = ", ";
 	}
 	fputs("]\n", f);
-	print_party(f, p, "from", &r->from);
-	print_party(f, p, "to", &r->to);
-	print_where(f, p, r);
+	print_party(f, p, "from", r->from);
+	print_party(f, p, "to", r->to);
+	print_where(f, p, r, "    ", "\n");
 	print_transport(f, r);
-	print_how(f, r);
+	print_how(f, p, r);
 }
 
-static void print_head(FILE *f, const struct policy *p)
+static void print_groups(FILE *f, const struct policy *p)
 {
 	bool any = false;
-	fprintf(f, "version: 1\ndns: %s\nrun: %s\n",
-		p->header->flags & IMAGE_DNS ? "true" : "false",
-		p->header->flags & IMAGE_RUN_ENROLLED ? "enrolled" : "any");
 	for (uint32_t i = 0; i < p->n_names; i++) {
 		const char *sep = "";
 		if (!(p->names[i].flags & (IMAGE_NAME_ENROLLED | IMAGE_NAME_LIST)))
 			continue;
-		fputs(any ? "" : "groups:\n", f);
+		fputs(any ? "  " : "groups:\n  ", f);
 		any = true;
-		fputs("  ", f);
 		print_quoted(f, policy_text(p, i), "");
-		fputs(": ", f);
 		if (p->names[i].flags & IMAGE_NAME_ENROLLED) {
-			fputs("enrolled\n", f);
+			fputs(": enrolled\n", f);
 			continue;
 		}
-		fputc('[', f);
-		for (uint32_t k = 0; k < p->n_names; k++)
+		fputs(": [", f);
+		for (uint32_t k = 0; k < p->n_names; k++) {
+			const uint32_t *ids = list_ids(p, &p->names[k].groups);
 			for (uint32_t g = 0; g < p->names[k].groups.count; g++)
-				if (p->ids[p->names[k].groups.first + g] == i) {
+				if (ids[g] == i) {
 					fputs(sep, f);
 					print_quoted(f, policy_text(p, k), "");
 					sep = ", ";
 				}
+		}
 		fputs("]\n", f);
 	}
+}
+
+static bool set_has(const uint64_t *set, uint32_t i)
+{
+	return set[i / 64] >> (i % 64) & 1;
+}
+
+/* A role as a list of others: all it gives, or all it excludes. */
+static void print_roles_of(
+	FILE *f, const struct policy *p, const char *key, const uint64_t *set, uint32_t self)
+{
+	const char *sep = "";
+	for (uint32_t i = 0; i < p->n_roles; i++) {
+		if (i == self || !set_has(set, i))
+			continue;
+		if (!sep[0])
+			fprintf(f, "    %s: [", key);
+		fputs(sep, f);
+		print_quoted(f, policy_text(p, p->roles[i].name), "");
+		sep = ", ";
+	}
+	fputs(sep[0] ? "]\n" : "", f);
+}
+
+static void print_roles(FILE *f, const struct policy *p)
+{
+	fputs(p->n_roles ? "roles:\n" : "", f);
+	for (uint32_t i = 0; i < p->n_roles; i++) {
+		const char *sep = "    members: [";
+		fputs("  ", f);
+		print_quoted(f, policy_text(p, p->roles[i].name), "");
+		fputs(":\n", f);
+		for (uint32_t k = 0; k < p->n_bindings; k++) {
+			if (p->bindings[k].role != i)
+				continue;
+			fputs(sep, f);
+			print_who(f, p, &p->parties[p->bindings[k].party]);
+			sep = ", ";
+		}
+		fputs(sep[0] == ',' ? "]\n" : "", f);
+		print_roles_of(f, p, "includes", p->roles[i].gives, i);
+		print_roles_of(f, p, "excludes", p->roles[i].excludes, i);
+	}
+}
+
+static void print_labels(FILE *f, const struct policy *p)
+{
+	const uint8_t inet = IMAGE_TRANSPORT(POLICY_TCP) | IMAGE_TRANSPORT(POLICY_UDP);
+	for (uint32_t i = 0; i < p->n_labels; i++) {
+		const struct image_rule *l = &p->labels[i];
+		if (!i || l[-1].name != l->name) {
+			fputs(i ? "  " : "labels:\n  ", f);
+			print_quoted(f, policy_text(p, l->name), "");
+			fputs(":\n", f);
+		}
+		fputs("    - {", f);
+		print_where(f, p, l, " ", ",");
+		if (l->transports == IMAGE_TRANSPORT(POLICY_TCP))
+			fputs(" transport: tcp,", f);
+		if (l->transports == IMAGE_TRANSPORT(POLICY_UDP))
+			fputs(" transport: udp,", f);
+		if (l->to) {
+			fputs(" at: ", f);
+			print_who(f, p, &p->parties[l->to]);
+		} else if (l->transports == inet && !l->ports.count && !l->where) {
+			fputs(" transport: any", f);
+		}
+		fputs(" }\n", f);
+	}
+}
+
+static void print_permissive(FILE *f, const struct policy *p)
+{
+	const char *sep = "permissive: [";
+	for (uint32_t i = 0; i < p->n_names; i++) {
+		if (!(p->names[i].flags & IMAGE_NAME_PERMISSIVE))
+			continue;
+		fputs(sep, f);
+		print_quoted(f, policy_text(p, i), "");
+		sep = ", ";
+	}
+	fputs(sep[0] == ',' ? "]\n" : "", f);
+}
+
+static void print_head(FILE *f, const struct policy *p)
+{
+	uint32_t flags = p->header->flags;
+	fprintf(f, "version: 1\ndns: %s\nrun: %s\n", flags & IMAGE_DNS ? "true" : "false",
+		flags & IMAGE_RUN_ENROLLED ? "enrolled" : "any");
+	fputs(flags & IMAGE_ACCEPT_LISTED ? "accept: listed\n" : "", f);
+	if (flags & IMAGE_PERMISSIVE_ANY)
+		fputs("permissive: any\n", f);
+	else
+		print_permissive(f, p);
+	if (p->header->zone)
+		fprintf(f, "timezone: %s\n", policy_text(p, p->header->zone));
+	print_groups(f, p);
+	print_roles(f, p);
+	print_labels(f, p);
 	fputs(p->n_rules ? "rules:\n" : "", f);
 }
 

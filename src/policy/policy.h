@@ -25,6 +25,8 @@
 #define POLICY_RULES_MAX 1000000u
 #define POLICY_NAME_MAX 64         /* program, group, user, node and rule names, with NUL */
 #define POLICY_PARTY_NAMES_MAX 16u /* programs, and groups, one process may match */
+#define POLICY_ROLES_MAX 256u
+#define POLICY_LABELS_MAX 1024u /* places of all labels together */
 #define POLICY_RULE_NONE UINT32_MAX
 
 struct policy;
@@ -35,6 +37,7 @@ enum policy_op {
 	POLICY_OP_CONNECT = 2,
 	POLICY_OP_BIND = 3,
 	POLICY_OP_PUBLISH = 4,
+	POLICY_OP_ACCEPT = 6, /* what a connect is to the program at the other end */
 };
 enum policy_transport { POLICY_TCP = 0, POLICY_UDP = 1, POLICY_UNIX = 2 };
 enum policy_protection { POLICY_ISOLATE = 0, POLICY_ENCRYPT = 1, POLICY_PLAIN = 2 };
@@ -48,11 +51,12 @@ struct policy_party {
 	uint32_t groups[POLICY_PARTY_NAMES_MAX]; /* groups given at enrolment, not the policy's own
 						  */
 	uint32_t n_programs, n_groups;
-	uint32_t uid;  /* on its node */
-	uint32_t user; /* its user's name; needed for parties of other nodes only */
-	uint32_t node; /* its node's name; 0 when this instance has no node name */
-	bool self;     /* it is on this node */
-	bool enrolled; /* the registry knows it and it is not revoked */
+	uint32_t uid;                 /* on its node */
+	uint32_t user;                /* its user's name; needed for parties of other nodes only */
+	uint32_t node;                /* its node's name; 0 when this instance has no node name */
+	uint32_t unit, unit_template; /* its service unit, "a@b.service" and "a@.service" */
+	bool self;                    /* it is on this node */
+	bool enrolled;                /* the registry knows it and it is not revoked */
 };
 
 enum policy_half {
@@ -70,15 +74,18 @@ struct policy_question {
 	struct addr address; /* connect: destination; bind, publish: the program's own. Port 0 in a
 				bind: the kernel chooses */
 	const char *unix_path;    /* POLICY_UNIX: as resolved, absolute */
-	struct policy_party from; /* run: the new image */
-	struct policy_party to;
+	int64_t now_s;            /* seconds since 1970, UTC: for rules with times */
+	struct policy_party from; /* run: the new image; accept: the listener */
+	struct policy_party to;   /* accept: who connects */
 };
 
 enum policy_reason {
 	POLICY_ALLOWED_RULE, /* verdict.rule */
 	POLICY_ALLOWED_RUN,  /* run without a rule: contained, and everything else is still refused
 			      */
-	POLICY_DENIED_RULE,  /* verdict.rule */
+	POLICY_ALLOWED_ACCEPT,      /* accept without a rule: the connect was judged */
+	POLICY_ALLOWED_PERMISSIVE,  /* it would be refused, by verdict.rule if that is one */
+	POLICY_DENIED_RULE,         /* verdict.rule */
 	POLICY_DENIED_NO_RULE,      /* nothing allows it */
 	POLICY_DENIED_NOT_ENROLLED, /* `run: enrolled` */
 	POLICY_DENIED_NO_POLICY,    /* no policy is loaded */
@@ -88,6 +95,11 @@ enum policy_reason {
 struct policy_verdict {
 	bool allow;
 	bool plain; /* protection is POLICY_PLAIN */
+	/* Allowed only because a rule or program is permissive; or a permissive rule would have
+	 * denied what others allow. To be logged, with permissive_rule (POLICY_RULE_NONE: no rule
+	 * allows it). */
+	bool permissive;
+	uint32_t permissive_rule;
 	enum policy_reason reason;
 	uint32_t rule;                     /* the deciding rule, or POLICY_RULE_NONE */
 	const char *rule_name;             /* in the image, or "" */
@@ -95,7 +107,9 @@ struct policy_verdict {
 	enum policy_protection protection; /* the strictest of all rules that allow */
 	uint64_t idle_ms;                  /* the shortest; 0: none */
 	uint32_t connections;              /* simultaneous, the smallest; 0: no limit */
-	uint32_t limit_rule; /* whose limit that is (count by this rule), or POLICY_RULE_NONE */
+	uint32_t limit_rule;   /* whose limit that is (count by this rule), or POLICY_RULE_NONE */
+	uint32_t rate, rate_s; /* new ones in so many seconds, the slowest; 0: no limit */
+	uint32_t rate_rule;
 };
 
 /*
@@ -114,6 +128,9 @@ int policy_party_program(
 int policy_party_group(
 	const struct policy *p, struct policy_party *party, const char *name) _must_check_;
 
+/* The unit a process runs in; "" for none. */
+void policy_party_unit(const struct policy *p, struct policy_party *party, const char *unit);
+
 /* Fills v completely; v->allow is the answer. p may be NULL: no policy is loaded. */
 void policy_eval(const struct policy *p, const struct policy_question *q, struct policy_verdict *v);
 
@@ -122,15 +139,23 @@ enum policy_differs {
 	POLICY_DIFFERS_FROM_PROGRAM = 1 << 0,
 	POLICY_DIFFERS_FROM_USER = 1 << 1,
 	POLICY_DIFFERS_FROM_NODE = 1 << 2,
-	POLICY_DIFFERS_TO_PROGRAM = 1 << 3,
-	POLICY_DIFFERS_TO_USER = 1 << 4,
-	POLICY_DIFFERS_TO_NODE = 1 << 5,
-	POLICY_DIFFERS_ADDRESS = 1 << 6,
-	POLICY_DIFFERS_PORT = 1 << 7,
-	POLICY_DIFFERS_TRANSPORT = 1 << 8,
-	POLICY_DIFFERS_PATH = 1 << 9,
-	POLICY_DIFFERS_PLAIN = 1 << 10,
+	POLICY_DIFFERS_FROM_ROLE = 1 << 3,
+	POLICY_DIFFERS_FROM_UNIT = 1 << 4,
+	POLICY_DIFFERS_TO_PROGRAM = 1 << 5, /* those of `to` are those of `from`, shifted */
+	POLICY_DIFFERS_TO_USER = 1 << 6,
+	POLICY_DIFFERS_TO_NODE = 1 << 7,
+	POLICY_DIFFERS_TO_ROLE = 1 << 8,
+	POLICY_DIFFERS_TO_UNIT = 1 << 9,
+	POLICY_DIFFERS_ADDRESS = 1 << 10,
+	POLICY_DIFFERS_PORT = 1 << 11,
+	POLICY_DIFFERS_TRANSPORT = 1 << 12,
+	POLICY_DIFFERS_PATH = 1 << 13,
+	POLICY_DIFFERS_PLAIN = 1 << 14,
+	POLICY_DIFFERS_TIME = 1 << 15,
+	POLICY_DIFFERS_LABEL = 1 << 16,
 };
+#define POLICY_DIFFERS_TO_SHIFT 5
+#define POLICY_DIFFERS_PARTY 31u
 
 struct policy_explanation {
 	struct policy_verdict verdict;
@@ -167,6 +192,12 @@ struct policy_ask {
 /* -EINVAL with e when it is no question. ret_address: which address the answer is about. */
 int policy_ask(const struct policy *p, const struct policy_ask *ask, struct policy_explanation *ret,
 	char ret_address[ADDR_TEXT_MAX], struct error *e) _must_check_;
+
+/*
+ * When verdicts may change by time alone: the first second after now_s at which a rule's times
+ * begin or end, or 0 when no rule has any. Then what is open is to be judged again.
+ */
+int64_t policy_next_change(const struct policy *p, int64_t now_s);
 
 /* What the image says of itself. */
 uint32_t policy_rules(const struct policy *p);

@@ -28,6 +28,14 @@ static const char *const texts[] = {
 	"  - name: c\n    allow: connect\n    unix: /run/a/**\n"
 	"  - name: d\n    allow: connect\n    from: { program: \"*\" }\n    plain: true\n    "
 	"address: 192.0.2.0/24\n",
+	"version: 1\naccept: listed\npermissive: [shell]\nroles:\n  op:\n    members: [{ user: 7 }, "
+	"{ unit: a@.service }]\n  adm:\n    members: { program: cache }\n    includes: op\n"
+	"    excludes: aud\n  aud:\n    members: { program: bench }\n"
+	"labels:\n  pii: [{ port: [1, 5-9] }, { unix: /run/a/** }]\nrules:\n"
+	"  - name: a\n    allow: connect\n    from: { role: [op, adm] }\n    label: pii\n    "
+	"rate: 5/m\n"
+	"  - name: b\n    deny: [connect, accept]\n    permissive: true\n    when: \"mon-fri "
+	"22:00-06:00\"\n",
 };
 
 static void *compile(const char *text, size_t *ret_len)
@@ -51,7 +59,7 @@ static void use(const struct policy *p)
 		assert_int_equal(policy_format(p, i ? i - 1 : POLICY_RULE_NONE, &text), 0);
 		assert_true(policy_rule_find(p, policy_rule_name(p, i)) != 12345);
 	}
-	for (int op = 0; op <= 5; op++)
+	for (int op = 0; op <= 7; op++)
 		for (int k = 0; k < 8; k++) {
 			struct policy_question q = {.op = (enum policy_op)op,
 				.unix_path = "/run/a/x",
