@@ -223,6 +223,7 @@ int audit_record_write(const struct audit_record *r, char *buf, size_t size)
 	}
 	if (r->count)
 		member_number(&o, "count", r->count);
+	member_text(&o, "mode", r->permissive ? "permissive" : NULL);
 	put(&o, "}", 1);
 	buf[o.len] = '\0';
 	return o.full ? -EMSGSIZE : (int)o.len;

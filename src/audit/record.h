@@ -47,6 +47,7 @@ struct audit_record {
 	const char *transport;  /* tcp, udp, unix */
 	const char *protection; /* isolate, encrypt, plain */
 	const char *rule;       /* the deciding rule's name */
+	bool permissive;        /* allowed only to be seen; reason says what would refuse it */
 	const char *reason;     /* why it was refused, or ended */
 	const uint8_t *channel; /* 16 bytes */
 	struct audit_party from, to;

@@ -12,30 +12,27 @@
 static void usage(FILE *f)
 {
 	fputs("usage: belay policy explain --from NAME [--to NAME] [--address A:P|PATH] [--op OP]\n"
-	      "                            [--user U] [--group G] [--plain] [--udp] [--json] "
-	      "[FILE]\n"
+	      "                            [--user U] [--group G] [--unit UNIT] [--at TIME] "
+	      "[--plain] [--udp]\n"
+	      "                            [--json] [FILE]\n"
 	      "Who may do what, by FILE, or else by the policy in force. OP: connect (default), "
 	      "run,\n"
-	      "bind, publish. NAME may be NODE/NAME for a program of another node. Exit status 1: "
-	      "refused.\n",
+	      "bind, publish, accept. NAME may be NODE/NAME for a program of another node. TIME: "
+	      "2026-12-24T18:00,\n"
+	      "local; now if left out. Exit status 1: refused.\n",
 		f);
 }
 
 struct arguments {
 	struct policy_ask ask;
-	const char *user, *file;
+	const char *user, *file, *at;
 	bool json;
 };
 
 static bool parse_op(const char *text, enum policy_op *ret)
 {
-	static const char *const ops[] = {"run", "connect", "bind", "publish"};
-	for (size_t i = 0; i < ARRAY_LEN(ops); i++)
-		if (!strcmp(text, ops[i])) {
-			*ret = (enum policy_op)(POLICY_OP_RUN + i);
-			return true;
-		}
-	return false;
+	*ret = policy_op_parse(text);
+	return *ret != POLICY_OP_NONE;
 }
 
 static int parse_user(struct arguments *a)
@@ -68,6 +65,8 @@ static int parse(int argc, char **argv, struct arguments *a)
 		OP = 'o',
 		USER = 'u',
 		GROUP = 'g',
+		UNIT = 'n',
+		AT = 'w',
 		PLAIN = 'p',
 		UDP = 'd',
 		JSON = 'j',
@@ -80,6 +79,8 @@ static int parse(int argc, char **argv, struct arguments *a)
 		{"op", required_argument, NULL, OP},
 		{"user", required_argument, NULL, USER},
 		{"group", required_argument, NULL, GROUP},
+		{"unit", required_argument, NULL, UNIT},
+		{"at", required_argument, NULL, AT},
 		{"plain", no_argument, NULL, PLAIN},
 		{"udp", no_argument, NULL, UDP},
 		{"json", no_argument, NULL, JSON},
@@ -110,6 +111,12 @@ static int parse(int argc, char **argv, struct arguments *a)
 		case GROUP:
 			a->ask.group = optarg;
 			break;
+		case UNIT:
+			a->ask.unit = optarg;
+			break;
+		case AT:
+			a->at = optarg;
+			break;
 		case PLAIN:
 			a->ask.plain = true;
 			break;
@@ -129,6 +136,8 @@ static int parse(int argc, char **argv, struct arguments *a)
 		usage(stderr);
 		return EXIT_USAGE;
 	}
+	if (policy_time_parse(a->at, &a->ask.now_s) < 0)
+		return cli_fail(EXIT_USAGE, "'%s' is no time (try 2026-12-24T18:00)", a->at);
 	return parse_user(a);
 }
 
@@ -142,9 +151,11 @@ static void print_json(
 		policy_source(p), "address", address);
 	if (j && v->allow)
 		json_object_update_new(
-			j, json_pack("{s:s,s:I,s:I}", "protection", protections[v->protection],
-				   "idle_ms", (json_int_t)v->idle_ms, "connections",
-				   (json_int_t)v->connections));
+			j, json_pack("{s:s,s:I,s:I,s:I,s:I,s:b}", "protection",
+				   protections[v->protection], "idle_ms", (json_int_t)v->idle_ms,
+				   "connections", (json_int_t)v->connections, "rate",
+				   (json_int_t)v->rate, "rate_s", (json_int_t)v->rate_s,
+				   "permissive", v->permissive));
 	if (j && x->nearest != POLICY_RULE_NONE)
 		json_object_set_new(j, "nearest", json_string(policy_rule_name(p, x->nearest)));
 	json_dumpf(j, stdout, JSON_INDENT(2));
@@ -171,6 +182,8 @@ static void print_text(const struct policy_explanation *x, const char *address)
 		printf("  ends when idle for %s\n", idle);
 	if (v->connections)
 		printf("  at most %u connections at once\n", v->connections);
+	if (v->rate)
+		printf("  at most %u new ones in %u s\n", v->rate, v->rate_s);
 }
 
 static int explain_file(const struct arguments *a)
@@ -201,8 +214,9 @@ static int explain_file(const struct arguments *a)
 static int explain_loaded(const struct arguments *a)
 {
 	Belay__ExplainRequest m = BELAY__EXPLAIN_REQUEST__INIT;
-	if (a->ask.plain || a->ask.udp || a->ask.group)
-		return cli_fail(EXIT_USAGE, "--plain, --udp and --group need a policy FILE");
+	if (a->ask.plain || a->ask.udp || a->ask.group || a->ask.unit || a->at)
+		return cli_fail(
+			EXIT_USAGE, "--plain, --udp, --group, --unit and --at need a policy FILE");
 	m.from = (char *)a->ask.from;
 	m.to = (char *)(a->ask.to ? a->ask.to : "");
 	m.address = (char *)(a->ask.address ? a->ask.address : "");

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/cli.h"
 #include "cli/policy.h"
@@ -91,6 +92,22 @@ void policy_print_diagnostics(const struct policy_file *f)
 		policy_diagnostics_format(&f->diagnostics, f->name, f->text, f->len);
 	if (text)
 		fputs(text, stderr);
+}
+
+int policy_time_parse(const char *text, int64_t *ret)
+{
+	struct tm tm = {.tm_isdst = -1};
+	const char *end = text;
+	if (!text) {
+		*ret = time(NULL);
+		return 0;
+	}
+	if (!(end = strptime(text, "%Y-%m-%dT%H:%M", &tm)))
+		return -EINVAL;
+	if (*end == ':')
+		end = strptime(end, ":%S", &tm);
+	*ret = mktime(&tm);
+	return end && !*end ? 0 : -EINVAL;
 }
 
 static int init(int argc, char **argv)

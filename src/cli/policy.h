@@ -19,5 +19,8 @@ void policy_file_deinit(struct policy_file *f);
 #define _cleanup_policy_file_ _cleanup_(policy_file_deinit)
 void policy_print_diagnostics(const struct policy_file *f);
 
+/* "2026-12-24T18:00" or "...:SS", local time; NULL: now. -EINVAL. */
+int policy_time_parse(const char *text, int64_t *ret);
+
 /* policy-explain.c */
 int policy_explain_main(int argc, char **argv);

@@ -274,6 +274,7 @@ int auditing_decision(
 			q->operation == BELAY__OPERATION__OP_RUN ? NULL : transports[q->transport],
 		.rule = v->rule[0] ? v->rule : NULL,
 		.reason = v->why[0] ? v->why : NULL,
+		.permissive = v->permissive,
 		.from = party(g, q->from),
 		.to = party(g, q->to)};
 	if (v->allow && q->operation == BELAY__OPERATION__OP_CONNECT)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "guard/control.h"
 #include "guard/policies.h"
 #include "identity/evidence.h"
@@ -91,7 +92,9 @@ void control_explain(struct client *c, const Belay__ExplainRequest *m)
 {
 	struct guard *g = c->guard;
 	const struct policy *p = policies_current(g);
-	struct policy_question q = {.op = (enum policy_op)m->operation, .half = POLICY_PAIR};
+	struct policy_question q = {.op = (enum policy_op)m->operation,
+		.half = POLICY_PAIR,
+		.now_s = (int64_t)(clock_wall_ms() / 1000)};
 	struct policy_explanation x;
 	uint32_t uid = m->user[0] ? (uint32_t)strtoul(m->user, NULL, 10) : c->uid;
 	if (!m->operation)

@@ -45,6 +45,7 @@ int party_fill(const struct guard *g, const struct policy *p, const struct subje
 		r = policy_party_program(p, ret, s->programs[i]);
 	for (size_t i = 0; i < s->n_groups && r == 0; i++)
 		r = policy_party_group(p, ret, s->groups[i]);
+	policy_party_unit(p, ret, s->evidence->unit);
 	return r;
 }
 
@@ -60,6 +61,7 @@ int decide_question(struct guard *g, const struct policy *p, const struct endpoi
 	if (q->address)
 		ret->address = *q->address;
 	ret->unix_path = q->unix_path;
+	ret->now_s = (int64_t)(clock_wall_ms() / 1000);
 	int r = q->from ? party_fill(g, p, q->from, &ret->from) : -EINVAL;
 	if (r == 0 && q->to) {
 		r = party_fill(g, p, q->to, &ret->to);
@@ -95,6 +97,8 @@ static const char *reason_text(enum policy_reason reason)
 		return "no policy is loaded";
 	case POLICY_ALLOWED_RULE:
 	case POLICY_ALLOWED_RUN:
+	case POLICY_ALLOWED_ACCEPT:
+	case POLICY_ALLOWED_PERMISSIVE:
 	case POLICY_DENIED_QUESTION:
 	default:
 		return "the policy knows no such question";
@@ -109,6 +113,56 @@ static bool decide_revoked(const struct endpoint_question *q, struct verdict *v)
 	if (s)
 		verdict_deny(v, "%s is revoked", subject_name(s));
 	return s != NULL;
+}
+
+/*
+ * To the program at the other end a connect is an accept: its node asks that too, and what it says
+ * counts like what the connect's rules say.
+ */
+static void ask_accept(const struct policy *p, const struct endpoint_question *q,
+	const struct policy_question *connect, struct policy_verdict *pv)
+{
+	struct policy_question accept = *connect;
+	struct policy_verdict v;
+	bool here = q->to && !q->to->node[0] && !q->outside && !q->caller_only &&
+		    q->transport != BELAY__TRANSPORT__TRANSPORT_UNIX;
+	if (!pv->allow || q->operation != BELAY__OPERATION__OP_CONNECT || !here)
+		return;
+	accept.op = POLICY_OP_ACCEPT;
+	accept.from = connect->to;
+	accept.to = connect->from;
+	policy_eval(p, &accept, &v);
+	if (!v.allow) {
+		*pv = v;
+	} else if (v.permissive && !pv->permissive) {
+		pv->permissive = true;
+		pv->permissive_rule = v.permissive_rule;
+	}
+}
+
+static void verdict_fill(const struct policy *p, const struct policy_verdict *pv, struct verdict *v)
+{
+	char rule[NAME_MAX_LEN];
+	memset(v, 0, sizeof(*v));
+	v->allow = pv->allow;
+	v->protection =
+		pv->plain ? BELAY__PROTECTION__PROTECTION_PLAIN : (Belay__Protection)pv->protection;
+	v->idle_ms = pv->idle_ms;
+	v->connections = pv->connections;
+	v->rate = pv->rate;
+	v->rate_s = pv->rate_s;
+	v->permissive = pv->allow && pv->permissive;
+	if (!pv->allow)
+		snprintf(v->why, sizeof(v->why), "%s", reason_text(pv->reason));
+	if (!p)
+		return;
+	rule_label(p, pv->rule, v->rule);
+	rule_label(p, pv->limit_rule, v->limit_rule);
+	rule_label(p, pv->rate_rule, v->rate_rule);
+	rule_label(p, pv->permissive_rule, rule);
+	if (v->permissive)
+		snprintf(v->why, sizeof(v->why), "permissive: %s%s",
+			rule[0] ? "refused by " : "no rule allows it", rule);
 }
 
 void decide_ask(struct guard *g, const struct endpoint_question *q, struct verdict *v)
@@ -128,18 +182,8 @@ void decide_ask(struct guard *g, const struct endpoint_question *q, struct verdi
 		return;
 	}
 	policy_eval(p, &pq, &pv);
-	memset(v, 0, sizeof(*v));
-	v->allow = pv.allow;
-	v->protection =
-		pv.plain ? BELAY__PROTECTION__PROTECTION_PLAIN : (Belay__Protection)pv.protection;
-	v->idle_ms = pv.idle_ms;
-	v->connections = pv.connections;
-	if (p) {
-		rule_label(p, pv.rule, v->rule);
-		rule_label(p, pv.limit_rule, v->limit_rule);
-	}
-	if (!pv.allow)
-		snprintf(v->why, sizeof(v->why), "%s", reason_text(pv.reason));
+	ask_accept(p, q, &pq, &pv);
+	verdict_fill(p, &pv, v);
 	/* On one node a datagram has no channel that could be sealed: the strictest thing to do is
 	 * not to send it. */
 	bool here = q->from && !q->from->node[0] && q->to && !q->to->node[0];

@@ -97,6 +97,9 @@ struct verdict {
 	uint32_t connections;    /* limit on open channels under limit_rule, 0: none */
 	char rule[NAME_MAX_LEN]; /* the deciding rule: its name, else "line N"; empty: none */
 	char limit_rule[NAME_MAX_LEN];
+	uint32_t rate, rate_s; /* new channels under rate_rule in so many seconds, 0: no limit */
+	char rate_rule[NAME_MAX_LEN];
+	bool permissive;      /* allowed, but only to see what would be refused; why says so */
 	char why[REASON_MAX]; /* a refusal's reason */
 };
 
@@ -337,6 +340,7 @@ struct guard {
 	struct grants *grants;       /* grant.h */
 	struct channels *channels;   /* channel.h */
 	SLIST_HEAD(, limit) limits;  /* limit.h */
+	struct times *times;         /* times.h */
 	struct trees *trees;         /* tree.h */
 	struct jobs *jobs;
 	struct laters *laters;     /* job.h */

@@ -1,4 +1,6 @@
-/* Counts by rule (limit.h). Only rules with a limit have an entry, and only while something counts.
+/*
+ * Counts by rule (limit.h). Only rules with a limit have an entry, and only while something counts:
+ * an open channel, or the moment until which the rule's rate has been used up.
  */
 #include "guard/limit.h"
 
@@ -6,9 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 struct limit {
 	SLIST_ENTRY(limit) link;
 	uint32_t n;
+	uint64_t busy_us; /* monotonic: what came so far fills the rule's rate until then */
 	char rule[NAME_MAX_LEN];
 };
 
@@ -21,43 +26,90 @@ static struct limit *limit_find(struct guard *g, const char *rule)
 	return NULL;
 }
 
+static uint64_t now_us(void)
+{
+	return clock_mono_ms() * 1000;
+}
+
+/* Entries that count nothing any more. */
+static void limits_sweep(struct guard *g)
+{
+	uint64_t now = now_us();
+	for (struct limit *l = SLIST_FIRST(&g->limits), *next; l; l = next) {
+		next = SLIST_NEXT(l, link);
+		if (l->n || l->busy_us > now)
+			continue;
+		SLIST_REMOVE(&g->limits, l, limit, link);
+		free(l);
+	}
+}
+
+static struct limit *limit_get(struct guard *g, const char *rule)
+{
+	struct limit *l = limit_find(g, rule);
+	if (l)
+		return l;
+	limits_sweep(g);
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		abort(); /* a limit that is not counted is not a limit */
+	snprintf(l->rule, sizeof(l->rule), "%s", rule);
+	SLIST_INSERT_HEAD(&g->limits, l, link);
+	return l;
+}
+
 void limit_add(struct guard *g, const char *rule)
 {
-	if (!rule[0])
-		return;
-	struct limit *l = limit_find(g, rule);
-	if (!l) {
-		l = calloc(1, sizeof(*l));
-		if (!l)
-			abort(); /* a limit that is not counted is not a limit */
-		snprintf(l->rule, sizeof(l->rule), "%s", rule);
-		SLIST_INSERT_HEAD(&g->limits, l, link);
-	}
-	l->n++;
+	if (rule[0])
+		limit_get(g, rule)->n++;
 }
 
 void limit_drop(struct guard *g, const char *rule)
 {
 	struct limit *l = rule[0] ? limit_find(g, rule) : NULL;
-	if (!l || --l->n)
-		return;
-	SLIST_REMOVE(&g->limits, l, limit, link);
-	free(l);
+	if (l && !--l->n)
+		limits_sweep(g);
+}
+
+/*
+ * One more under the rule's rate? Each takes its share of the period, and as many may come at once
+ * as the whole period holds: what is counted is one moment, whatever the rate.
+ */
+static bool rate_take(struct guard *g, const struct verdict *v)
+{
+	uint64_t now = now_us(), period = v->rate_s * 1000000ull;
+	struct limit *l = limit_get(g, v->rate_rule);
+	uint64_t from = l->busy_us > now ? l->busy_us : now;
+	if (from + period / v->rate > now + period)
+		return false;
+	l->busy_us = from + period / v->rate;
+	return true;
+}
+
+static void refuse_seat(struct verdict *v, const char *of, const char *why)
+{
+	char rule[NAME_MAX_LEN];
+	memcpy(rule, of, sizeof(rule));
+	verdict_deny(v, "%s", why);
+	memcpy(v->rule, rule, sizeof(rule));
 }
 
 void seat_take(struct guard *g, struct verdict *v, struct seat *s)
 {
-	char rule[NAME_MAX_LEN];
-	if (!v->allow || !v->connections)
+	if (!v->allow)
 		return;
-	if (limit_count(g, v->limit_rule) < v->connections) {
-		memcpy(s->limit_rule, v->limit_rule, sizeof(s->limit_rule));
-		limit_add(g, s->limit_rule);
+	if (v->connections && limit_count(g, v->limit_rule) >= v->connections) {
+		refuse_seat(v, v->limit_rule, "as many connections as its rule allows are open");
 		return;
 	}
-	memcpy(rule, v->limit_rule, sizeof(rule));
-	verdict_deny(v, "as many connections as its rule allows are open");
-	memcpy(v->rule, rule, sizeof(rule));
+	if (v->rate && !rate_take(g, v)) {
+		refuse_seat(v, v->rate_rule, "new connections come faster than its rule allows");
+		return;
+	}
+	if (v->connections) {
+		memcpy(s->limit_rule, v->limit_rule, sizeof(s->limit_rule));
+		limit_add(g, s->limit_rule);
+	}
 }
 
 void seat_leave(struct guard *g, struct seat *s)

@@ -1,4 +1,6 @@
-/* How many open channels, and connections on their way to be one, count against each rule's limit.
+/*
+ * How many open channels, and connections on their way to be one, count against each rule's limit;
+ * and how fast new ones come against its rate.
  */
 #pragma once
 

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "guard/auditing.h"
 #include "guard/judge.h"
+#include "guard/times.h"
 
 #define POLICY_FILE "policy.image"
 #define POLICY_FILE_NEW "policy.image.new"
@@ -133,6 +134,7 @@ int policies_load(struct guard *g, int memfd, const char *source, uint32_t uid, 
 	policies_drop(g->policies);
 	*g->policies = fresh;
 	judge_all(g, "policy");
+	times_arm(g);
 	return 0;
 }
 

@@ -22,6 +22,7 @@
 #include "guard/repeats.h"
 #include "guard/share.h"
 #include "guard/state.h"
+#include "guard/times.h"
 #include "guard/tree.h"
 #include "registry/registry.h"
 
@@ -39,7 +40,8 @@ int guard_open(struct guard *g, struct error *e)
 		(r = refusals_init(g)) < 0 || (r = processes_init(g)) < 0 ||
 		(r = binds_init(g)) < 0 || (r = grants_init(g)) < 0 || (r = channels_init(g)) < 0 ||
 		(r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 || (r = laters_init(g)) < 0 ||
-		(r = controls_init(g)) < 0 || (r = idle_init(g)) < 0 || (r = policies_init(g)) < 0)
+		(r = controls_init(g)) < 0 || (r = idle_init(g)) < 0 ||
+		(r = policies_init(g)) < 0 || (r = times_init(g)) < 0)
 		return error_errno(e, r, "cannot set up");
 	r = auditing_init(g, e);
 	if (r < 0)
@@ -69,6 +71,7 @@ void guard_close(struct guard *g)
 	trees_deinit(g);
 	idle_deinit(g);
 	repeats_deinit(g);
+	times_deinit(g);
 	auditing_deinit(g);
 	policies_deinit(g);
 	refusals_deinit(g);

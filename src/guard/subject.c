@@ -2,8 +2,8 @@
  * Subjects: evidence together with what the registry says it is. Immutable and shared by reference,
  * so that a channel, a bind and a process that are one program's cost one copy.
  *
- * The principal is a keyed hash of what makes two processes the same to the policy: node, uid and
- * matched programs; without a match the digests of what runs. Keyed, so that nobody can search for
+ * The principal is a keyed hash of what makes two processes the same to the policy: node, uid,
+ * service unit and matched programs; without a match the digests of what runs. Keyed, so that nobody can search for
  * two programs of one principal.
  */
 #include <errno.h>
@@ -77,6 +77,7 @@ static uint64_t principal(const struct guard *g, const struct subject *s)
 	crypto_generichash_init(&h, g->hash_key, sizeof(g->hash_key), sizeof(out));
 	hash_text(&h, s->node);
 	crypto_generichash_update(&h, (const uint8_t *)&s->evidence->uid, sizeof(uint32_t));
+	hash_text(&h, s->evidence->unit);
 	crypto_generichash_update(&h, &s->n_programs, 1);
 	for (size_t i = 0; i < s->n_programs; i++)
 		hash_text(&h, s->programs[i]);

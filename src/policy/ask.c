@@ -124,11 +124,12 @@ int policy_ask(const struct policy *p, const struct policy_ask *ask, struct poli
 	struct policy_question q = {.op = ask->op, .half = POLICY_PAIR, .plain = ask->plain};
 	bool to = ask->to && ask->to[0], run = ask->op == POLICY_OP_RUN;
 	ret_address[0] = '\0';
-	if (ask->op < POLICY_OP_RUN || ask->op > POLICY_OP_ACCEPT)
-		return error_set(
-			e, -EINVAL, "no such operation (try run, connect, bind or publish)");
+	if (!policy_op_name(ask->op))
+		return error_set(e, -EINVAL,
+			"no such operation (try run, connect, bind, publish or accept)");
 	if (to && ((ask->op != POLICY_OP_CONNECT && ask->op != POLICY_OP_ACCEPT) || ask->plain))
-		return error_set(e, -EINVAL, "only a connect inside Belay has another side");
+		return error_set(
+			e, -EINVAL, "only a connect or accept inside Belay has another side");
 	int r = party_named(p, ask->from, &q.from, e);
 	if (r == 0)
 		r = party_named(p, ask->to, &q.to, e);
@@ -139,6 +140,8 @@ int policy_ask(const struct policy *p, const struct policy_ask *ask, struct poli
 	if (ask->op == POLICY_OP_CONNECT && !ask->plain && !to)
 		q.half = POLICY_CALLER;
 	q.transport = ask->udp ? POLICY_UDP : POLICY_TCP;
+	q.now_s = ask->now_s;
+	policy_party_unit(p, &q.from, ask->unit ? ask->unit : "");
 	q.from.uid = ask->uid;
 	q.from.user = ask->user ? policy_intern(p, ask->user) : 0;
 	if (!run && ask->address && ask->address[0]) {

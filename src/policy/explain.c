@@ -8,12 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const op_names[] = {[POLICY_OP_RUN] = "run",
-	[POLICY_OP_CONNECT] = "connect",
-	[POLICY_OP_BIND] = "bind",
-	[POLICY_OP_PUBLISH] = "publish",
-	[POLICY_OP_ACCEPT] = "accept"};
-
 /* A nearer rule needs fewer things to differ; another program counts more than another port. */
 static unsigned distance(unsigned differs)
 {
@@ -226,7 +220,8 @@ static void advise_nearest(const struct policy *p, const struct match *m,
 	int n = 0;
 	put_conflict(&l, p, m);
 	if (x->nearest == POLICY_RULE_NONE) {
-		put(&l, "no rule allows %s at all; write one (docs/policy.md)", op_names[q->op]);
+		put(&l, "no rule allows %s at all; write one (docs/policy.md)",
+			policy_op_name(q->op));
 		return;
 	}
 	const struct image_rule *r = &p->rules[x->nearest];

@@ -228,20 +228,15 @@ static void print_how(FILE *f, const struct policy *p, const struct image_rule *
 
 static void print_rule(FILE *f, const struct policy *p, const struct image_rule *r)
 {
-	static const char *const ops[] = {[POLICY_OP_RUN] = "run",
-		[POLICY_OP_CONNECT] = "connect",
-		[POLICY_OP_BIND] = "bind",
-		[POLICY_OP_PUBLISH] = "publish",
-		[POLICY_OP_ACCEPT] = "accept"};
 	const char *sep = "";
 	fputs("  - name: ", f);
 	print_quoted(f, p->text + r->name, "");
 	fprintf(f, " # line %u\n", r->line);
 	fprintf(f, "    %s: [", r->flags & IMAGE_RULE_DENY ? "deny" : "allow");
-	for (unsigned i = 0; i < ARRAY_LEN(ops); i++) {
-		if (!ops[i] || !(r->ops & IMAGE_OP(i)))
+	for (unsigned i = 0; i <= POLICY_OP_ACCEPT; i++) {
+		if (!(r->ops & IMAGE_OP(i)))
 			continue;
-		fprintf(f, "%s%s", sep, ops[i]);
+		fprintf(f, "%s%s", sep, policy_op_name((enum policy_op)i));
 		sep = ", ";
 	}
 	fputs("]\n", f);

@@ -174,3 +174,24 @@ uint32_t policy_rule_find(const struct policy *p, const char *name)
 			return p->rule_slots[s] - 1;
 	return POLICY_RULE_NONE;
 }
+
+static const char *const op_names[] = {
+	[POLICY_OP_RUN] = "run",
+	[POLICY_OP_CONNECT] = "connect",
+	[POLICY_OP_BIND] = "bind",
+	[POLICY_OP_PUBLISH] = "publish",
+	[POLICY_OP_ACCEPT] = "accept",
+};
+
+const char *policy_op_name(enum policy_op op)
+{
+	return (size_t)op < ARRAY_LEN(op_names) ? op_names[op] : NULL;
+}
+
+enum policy_op policy_op_parse(const char *text)
+{
+	for (size_t i = 0; i < ARRAY_LEN(op_names); i++)
+		if (op_names[i] && !strcmp(op_names[i], text))
+			return (enum policy_op)i;
+	return POLICY_OP_NONE;
+}

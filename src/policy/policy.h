@@ -33,6 +33,7 @@ struct policy;
 
 /* Numbers as in proto/common.proto. */
 enum policy_op {
+	POLICY_OP_NONE = 0,
 	POLICY_OP_RUN = 1,
 	POLICY_OP_CONNECT = 2,
 	POLICY_OP_BIND = 3,
@@ -177,6 +178,10 @@ void policy_explain(
 void policy_explain_anywhere(const struct policy *p, const struct policy_question *q,
 	struct policy_explanation *ret, char ret_address[ADDR_TEXT_MAX]);
 
+/* The word of the language, or NULL; and back, POLICY_OP_NONE when it is none. */
+const char *policy_op_name(enum policy_op op);
+enum policy_op policy_op_parse(const char *text);
+
 /* A question as a person asks it: `belay policy explain`, of a file or of the loaded policy. */
 struct policy_ask {
 	enum policy_op op;
@@ -187,6 +192,8 @@ struct policy_ask {
 	const char *user;    /* of `from`, for people of other nodes; else uid counts */
 	uint32_t uid;
 	const char *group; /* given at enrolment of `from`, or NULL */
+	const char *unit;  /* of `from`, or NULL */
+	int64_t now_s;     /* seconds since 1970, UTC */
 	bool plain, udp;
 };
 /* -EINVAL with e when it is no question. ret_address: which address the answer is about. */

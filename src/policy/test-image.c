@@ -28,7 +28,8 @@ static const char *const texts[] = {
 	"  - name: c\n    allow: connect\n    unix: /run/a/**\n"
 	"  - name: d\n    allow: connect\n    from: { program: \"*\" }\n    plain: true\n    "
 	"address: 192.0.2.0/24\n",
-	"version: 1\naccept: listed\npermissive: [shell]\nroles:\n  op:\n    members: [{ user: 7 }, "
+	"version: 1\naccept: listed\npermissive: [shell]\nroles:\n  op:\n    members: [{ user: 7 "
+	"}, "
 	"{ unit: a@.service }]\n  adm:\n    members: { program: cache }\n    includes: op\n"
 	"    excludes: aud\n  aud:\n    members: { program: bench }\n"
 	"labels:\n  pii: [{ port: [1, 5-9] }, { unix: /run/a/** }]\nrules:\n"

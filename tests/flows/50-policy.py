@@ -3,35 +3,7 @@
 import errno, os, re, sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from belaytest import *
-from agent import Agent, program
-
-ONE = ("127.0.0.1", 7001)
-
-
-def pair(w, policy, *names):
-    """An instance, srv listening at ONE, and cli."""
-    w.start()
-    paths = {n: program(w, n) for n in ("srv", "cli", *names)}
-    w.policy(policy)
-    srv = Agent(w, paths["srv"])
-    srv.do(f"serve{ONE}")
-    cli = Agent(w, paths["cli"])
-    return srv, cli, paths
-
-
-def rules(*rows, **top):
-    """A policy of one rule a line; srv may listen wherever."""
-    head = "".join(f"{k}: {v}\n" for k, v in top.items())
-    return "version: 1\n" + head + "rules:\n  - { name: srv-listens, allow: bind, from: { program: srv }, port: 7000-7099 }\n" + \
-        "".join(f"  - {{ {r} }}\n" for r in rows)
-
-
-CLI = "name: cli-to-srv, allow: connect, from: { program: cli }, to: { program: srv }"
-
-
-def open_channels(w):
-    return [c for c in w.channels() if c["state"] == "open"]
-
+from agent import *
 
 def test_encrypt_on_one_node(w):
     srv, cli, _ = pair(w, rules(CLI + ", protection: encrypt"))
