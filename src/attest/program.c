@@ -169,7 +169,7 @@ int script_find(int proc, uint32_t pid, const struct stat *exe_st, struct script
 	char name[PATH_MAX];
 	struct stat st;
 	struct shebang b;
-	dev_t proc_dev;
+	dev_t proc_dev = 0;
 	int r = exec_name(proc, pid, name, sizeof(name));
 	r = r < 0 ? r : absolute(proc, name, ret->path, sizeof(ret->path));
 	if (r < 0)
@@ -193,7 +193,7 @@ int script_continued(
 	char given[SHEBANG_MAX + PATH_MAX];
 	struct stat st;
 	struct shebang b;
-	dev_t proc_dev;
+	dev_t proc_dev = 0;
 	_cleanup_close_ int root = open_root(proc, &proc_dev);
 	if (root < 0)
 		return root;
