@@ -51,6 +51,7 @@ struct tree {
 	uv_poll_t *first_poll;
 	int diag; /* sock_diag socket of the tree's network namespace, or -1 */
 	bool sought_diag;
+	bool untold; /* the guard is to hear that it is kept, when it is */
 	uv_poll_t *poll;
 	bool paused;
 	uint32_t requests, acts;

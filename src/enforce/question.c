@@ -83,6 +83,28 @@ static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
 		call_answered(e, r, a->error);
 }
 
+/* Only what outlives us is told of: the guard then closes its own descriptors. */
+static int tell_added(struct enforce *e)
+{
+	struct tree *t;
+	int r = 0;
+	if (!component_kept_all(e->c))
+		tick_start(e);
+	LIST_FOREACH (t, &e->trees, link) {
+		if (!t->untold || !component_kept_all(e->c))
+			continue;
+		Belay__TreeAdded added = BELAY__TREE_ADDED__INIT;
+		Belay__FromEnforce out = BELAY__FROM_ENFORCE__INIT;
+		added.tree = t->id;
+		out.body_case = BELAY__FROM_ENFORCE__BODY_TREE_ADDED;
+		out.tree_added = &added;
+		t->untold = false;
+		r = ipc_send(&e->guard, &out.base, NULL, 0);
+	}
+	/* Not told: the guard is gone, and its successor hears of the tree on the next arrow. */
+	return r == -EPIPE || r == -ECONNRESET ? 0 : r;
+}
+
 static int take_tree(struct enforce *e, const Belay__TreeAdd *m, int *fds, size_t n_fds)
 {
 	if (n_fds < 1 || n_fds > 2 || !m->tree)
@@ -114,14 +136,8 @@ static int take_tree(struct enforce *e, const Belay__TreeAdd *m, int *fds, size_
 			log_warn("tree %llu would not outlive this process",
 				(unsigned long long)t->id);
 	}
-	Belay__TreeAdded added = BELAY__TREE_ADDED__INIT;
-	Belay__FromEnforce out = BELAY__FROM_ENFORCE__INIT;
-	added.tree = m->tree;
-	out.body_case = BELAY__FROM_ENFORCE__BODY_TREE_ADDED;
-	out.tree_added = &added;
-	/* Not told: the guard is gone, and its successor hears of the tree on the next arrow. */
-	r = ipc_send(&e->guard, &out.base, NULL, 0);
-	return r == -EPIPE || r == -ECONNRESET ? 0 : r;
+	t->untold = true;
+	return tell_added(e);
 }
 
 /* Says which trees there are; what a guard was told before, or missed, counts no more. */
@@ -133,7 +149,8 @@ static int tell_trees(struct enforce *e)
 	struct tree *t;
 	held.tree = all;
 	LIST_FOREACH (t, &e->trees, link)
-		all[held.n_tree++] = t->id;
+		if (!t->untold)
+			all[held.n_tree++] = t->id;
 	m.body_case = BELAY__FROM_ENFORCE__BODY_TREES_HELD;
 	m.trees_held = &held;
 	return ipc_send(&e->guard, &m.base, NULL, 0);
@@ -293,6 +310,8 @@ static void request_tick(struct enforce *e, struct request *r, uint64_t now)
 
 void question_tick(struct enforce *e, uint64_t now)
 {
+	if (tell_added(e) < 0)
+		log_warn("the guard does not take messages");
 	for (uint32_t i = 0; i < JOURNAL_SLOTS && e->waiting; i++) {
 		struct request *r = &e->request[i];
 		if (r->state == REQUEST_NONE)

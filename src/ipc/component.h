@@ -58,6 +58,8 @@ void component_tie(void);
 /* Gives belayd a duplicate of fd under name (replacing) for this role's successors, or drops it (fd
  * -1). */
 int component_keep(struct component *c, const char *name, int fd) _must_check_;
+/* Everything given so far would outlive this process now. False: some of it is still on its way. */
+bool component_kept_all(const struct component *c);
 /* Takes the kept descriptor of that name out of the heritage; -1 if there is none. */
 int component_kept(struct component *c, const char *name);
 /* Has belayd end that start of a component, and only that: it surprised us. Dispatcher and guard.

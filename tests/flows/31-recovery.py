@@ -135,7 +135,7 @@ def test_who_is_stopped_is_replaced(w):
     srv.do("serve('127.0.0.1', 7001)")
     old = cli.do("connect('127.0.0.1', 7001)")
     for roles in [*((r,) for r in ROLES), ROLES]:
-        time.sleep(LEASE)
+        time.sleep(0.2)
         pids = parts(w)
         for r in roles:
             os.kill(pids[r], signal.SIGSTOP)

@@ -16,7 +16,8 @@
 static struct {
 	struct component component;
 	struct ipc_chan arrow[_ROLE_N], control[64];
-	char line[_ROLE_N][64];
+	char line[_ROLE_N][64], hello[_ROLE_N][64];
+	uv_timer_t hello_timer;
 	unsigned n_control, born, died;
 	struct ipc_chan *asked; /* waits for the dispatcher's answer */
 	uv_signal_t usr1, usr2;
@@ -37,6 +38,20 @@ static void on_closed(struct ipc_chan *chan, int reason)
 	*(char *)chan->data = '\0';
 }
 
+/* Who is joined has given to belayd what a successor will ask for. */
+static void hello(uv_timer_t *timer)
+{
+	bool kept = component_kept_all(&t.component);
+	for (int i = 1; kept && i < _ROLE_N; i++) {
+		if (t.hello[i][0] && ipc_chan_open(&t.arrow[i]) &&
+			fds_send(t.arrow[i].fd, t.hello[i], strlen(t.hello[i]), NULL, 0, 0) < 0)
+			log_info("role %d has gone", i);
+		t.hello[i][0] = '\0';
+	}
+	if (!kept)
+		uv_timer_start(timer, hello, 2, 0);
+}
+
 static int on_arrow(struct component *c, enum role peer, int fd)
 {
 	char line[64];
@@ -46,7 +61,9 @@ static int on_arrow(struct component *c, enum role peer, int fd)
 		&t.arrow[peer], &c->loop, fd, on_arrow_message, on_closed, t.line[peer]);
 	if (r < 0 || c->heritage.role == ROLE_GUARD)
 		return r; /* so that real components may stand at the other ends */
-	return fds_send(t.arrow[peer].fd, line, (size_t)n, NULL, 0, 0);
+	snprintf(t.hello[peer], sizeof(t.hello[peer]), "%.*s", n, line);
+	hello(&t.hello_timer);
+	return 0;
 }
 
 static int say(struct ipc_chan *chan, const char *text)
@@ -199,6 +216,7 @@ int main(int argc, char **argv)
 	}
 	if (role == ROLE_ENFORCE)
 		log_info("kept by predecessors: %zu", t.component.heritage.n_kept);
+	uv_timer_init(&t.component.loop, &t.hello_timer);
 	uv_signal_init(&t.component.loop, &t.usr1);
 	uv_signal_init(&t.component.loop, &t.usr2);
 	uv_signal_start(&t.usr1, on_signal, SIGUSR1);
