@@ -23,6 +23,7 @@
 #include "guard/pb.h"
 #include "guard/process.h"
 #include "guard/publish.h"
+#include "guard/share.h"
 #include "guard/state.h"
 
 int bind_record(struct guard *g, struct bind *b)
@@ -212,6 +213,16 @@ static struct bind *bind_enter(
 	struct job *j, const struct verdict *v, const struct addr *a, bool chosen)
 {
 	struct guard *g = j->guard;
+	if (!share_free(g, SHARE_BINDS, share_tree(g, j->tree))) {
+		struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
+			.transport = j->transport,
+			.from = j->caller,
+			.address = a};
+		struct verdict full;
+		verdict_deny(&full, "%s", share_refusal(SHARE_BINDS));
+		job_refuse(j, &q, &full);
+		return NULL;
+	}
 	struct bind b = {.addr = *a,
 		.transport = j->transport,
 		.v6only = j->v6only,
@@ -328,22 +339,13 @@ static void nothing_order(struct job *j)
 		job_fail(j, r, "bind");
 }
 
-static void unidentified(struct job *j, int error)
-{
-	char notice[160];
-	snprintf(notice, sizeof(notice),
-		"belay: refused: pid %u cannot be identified: %s (try belay status)", j->pid,
-		strerror(-error));
-	job_answer(j, -EACCES, notice);
-}
-
 static void bind_caller_known(struct guard *g, void *ctx, int error, struct subject *s)
 {
 	struct job *j = ctx;
 	struct verdict v;
 	j->wait = NULL;
 	if (error) {
-		unidentified(j, error);
+		job_unidentified(j, error);
 		return;
 	}
 	j->caller = subject_ref(s);
@@ -429,7 +431,7 @@ static void listen_caller_known(struct guard *g, void *ctx, int error, struct su
 	struct verdict v;
 	j->wait = NULL;
 	if (error) {
-		unidentified(j, error);
+		job_unidentified(j, error);
 		return;
 	}
 	j->caller = subject_ref(s);

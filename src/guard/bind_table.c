@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "guard/bind.h"
+#include "guard/share.h"
 
 #define BUCKETS 1024u
 
@@ -98,6 +99,8 @@ struct bind *bind_insert(struct guard *g, const struct bind *template)
 		return NULL;
 	*b = *template;
 	subject_ref(b->subject);
+	b->who = share_tree(g, b->tree);
+	share_add(g, SHARE_BINDS, b->who);
 	LIST_INSERT_HEAD(&g->binds->buckets[b->addr.port % BUCKETS], b, link);
 	g->binds->n++;
 	return b;
@@ -114,6 +117,7 @@ void bind_remove(struct guard *g, struct bind *b)
 {
 	LIST_REMOVE(b, link);
 	g->binds->n--;
+	share_drop(g, SHARE_BINDS, b->who);
 	subject_unref(b->subject);
 	free(b);
 }

@@ -25,6 +25,7 @@
 #include "guard/judge.h"
 #include "guard/limit.h"
 #include "guard/pb.h"
+#include "guard/share.h"
 #include "guard/state.h"
 
 #define BUCKETS 8192u
@@ -75,6 +76,7 @@ static void channel_unlink(struct guard *g, struct channel *c)
 	TAILQ_REMOVE(&g->channels->list, c, link);
 	g->channels->n--;
 	limit_drop(g, c->limit_rule);
+	share_drop(g, SHARE_CHANNELS, c->who);
 	subject_unref(c->from);
 	subject_unref(c->to);
 	free(c);
@@ -138,6 +140,9 @@ int channel_restore(struct guard *g, const struct channel *template, struct chan
 	if (!c)
 		return -ENOMEM;
 	*c = *template;
+	c->who = c->from && !c->from->node[0] && c->tree ? share_tree(g, c->tree)
+							 : share_subject(g, c->from);
+	share_add(g, SHARE_CHANNELS, c->who);
 	subject_ref(c->from);
 	subject_ref(c->to);
 	LIST_INSERT_HEAD(&g->channels->by_id[hash(g, c->id, CHANNEL_ID_LEN)], c, by_id);

@@ -91,7 +91,7 @@ static bool admit(struct job *j, const struct endpoint_question *q)
 	struct guard *g = j->guard;
 	struct verdict *v = &j->verdict;
 	bool allowed = v->allow;
-	seat_take(g, v, &j->seat);
+	seat_take(g, v, &j->seat, j->who);
 	if (allowed && !v->allow && job_settle(j, connect_start))
 		return false;
 	if (!v->allow) {
@@ -428,11 +428,7 @@ static void caller_known(struct guard *g, void *ctx, int error, struct subject *
 	struct job *j = ctx;
 	j->wait = NULL;
 	if (error) {
-		char notice[160];
-		snprintf(notice, sizeof(notice),
-			"belay: refused: pid %u cannot be identified: %s (try belay status)",
-			j->pid, strerror(-error));
-		job_answer(j, -EACCES, notice);
+		job_unidentified(j, error);
 		return;
 	}
 	j->caller = subject_ref(s);

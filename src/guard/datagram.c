@@ -22,16 +22,12 @@
 
 static bool caller(struct job *j, int error, struct subject *s)
 {
-	char notice[160];
 	j->wait = NULL;
-	if (!error) {
+	if (error)
+		job_unidentified(j, error);
+	else
 		j->caller = subject_ref(s);
-		return true;
-	}
-	snprintf(notice, sizeof(notice), "belay: refused: pid %u cannot be identified: error %d",
-		j->pid, -error);
-	job_answer(j, -EACCES, notice);
-	return false;
+	return !error;
 }
 
 /* ---- datagrams ---- */

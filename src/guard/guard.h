@@ -103,9 +103,11 @@ struct verdict {
 	char why[REASON_MAX]; /* a refusal's reason */
 };
 
-/* A place under a rule's limit of connections, held while one is being opened (limit.h). */
+/* A place under a rule's limit of connections, and in a share, while one is being opened (limit.h).
+ */
 struct seat {
 	char limit_rule[NAME_MAX_LEN]; /* empty: none */
+	uint64_t who;                  /* whose share of the channels (share.h); 0: none */
 };
 
 /* What is asked of the policy. */
@@ -162,7 +164,7 @@ struct bind {
 	bool v6only, listening, pending; /* pending: decided, the fabric has not done it yet */
 	bool unseen;                     /* restored, not yet confirmed by the fabric */
 	bool chosen;                     /* its port was the kernel's choice: judged as port 0 */
-	uint64_t inode, tree;
+	uint64_t inode, tree, who;       /* who: whose share it counts in (share.h) */
 	uint32_t pid;
 	struct subject *subject;
 	char rule[NAME_MAX_LEN];
@@ -212,6 +214,7 @@ struct channel {
 	uint64_t tree, started_ms, started_wall_ms, idle_limit_ms;
 	uint64_t bytes_ab, bytes_ba, idle_ms, stats_ms; /* as of the last count, at stats_ms */
 	char rule[NAME_MAX_LEN], limit_rule[NAME_MAX_LEN];
+	uint64_t who; /* whose share it counts in (share.h) */
 	int slot;
 };
 
@@ -252,6 +255,7 @@ struct job {
 	struct subject *caller, *listener;
 	struct verdict verdict;
 	struct seat seat;
+	uint64_t who;              /* whose share of questions it counts in (share.h) */
 	struct call *pending;      /* an arrow's answer awaited */
 	struct process_wait *wait; /* evidence awaited */
 	struct bind *bind;         /* an order on it is out; NULL when it ended meanwhile */
@@ -278,6 +282,8 @@ bool job_settle(struct job *j, void (*start)(struct job *j));
  * node is given) and is asked again; when nobody comes back its answer is error, with that notice.
  */
 void job_later(struct job *j, int error, const char *node, const char *notice);
+/* Its process could not be looked at. */
+void job_unidentified(struct job *j, int error);
 /* The usual refusal: recorded, EACCES, `belay: refused …`. */
 void job_refuse(struct job *j, const struct endpoint_question *q, const struct verdict *v);
 

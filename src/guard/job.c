@@ -23,6 +23,7 @@
 #include "guard/limit.h"
 #include "guard/pb.h"
 #include "guard/process.h"
+#include "guard/share.h"
 #include "guard/tree.h"
 
 #define HELD_WAIT_MS 5000        /* for the fabric to come */
@@ -39,7 +40,6 @@ struct jobs {
 	STAILQ_HEAD(, held) held;
 	uv_timer_t *held_timer; /* runs while a question is held */
 	bool held_more;
-	size_t n;
 };
 
 static void timer_free(uv_handle_t *h)
@@ -63,7 +63,7 @@ int jobs_init(struct guard *g)
 static void job_free(struct job *j)
 {
 	TAILQ_REMOVE(&j->guard->jobs->list, j, link);
-	j->guard->jobs->n--;
+	share_drop(j->guard, SHARE_QUESTIONS, j->who);
 	arrow_cancel(j->pending);
 	process_forget_wait(j->wait);
 	if (j->remote)
@@ -137,6 +137,15 @@ void job_fail(struct job *j, int error, const char *what)
 		job_later(j, -EACCES, NULL, notice);
 	else
 		job_answer(j, error, notice);
+}
+
+void job_unidentified(struct job *j, int error)
+{
+	char notice[256];
+	snprintf(notice, sizeof(notice),
+		"belay: refused: pid %u cannot be identified: %s (try belay status)", j->pid,
+		error == -EDQUOT ? share_refusal(SHARE_PROCESSES) : strerror(-error));
+	job_answer(j, -EACCES, notice);
 }
 
 void job_refuse(struct job *j, const struct endpoint_question *q, const struct verdict *v)
@@ -256,7 +265,8 @@ static void job_start(struct job *j, const Belay__Question *q)
 static int job_new(struct guard *g, uint64_t id, const Belay__Question *q, const struct addr *a,
 	int *fds, size_t n_fds, struct job **ret)
 {
-	if (g->jobs->n >= JOBS_MAX)
+	share_who who = share_tree(g, q->tree);
+	if (!share_free(g, SHARE_QUESTIONS, who))
 		return -ENOBUFS;
 	struct job *j = calloc(1, sizeof(*j));
 	if (!j)
@@ -276,8 +286,9 @@ static int job_new(struct guard *g, uint64_t id, const Belay__Question *q, const
 	j->sock = n_fds > 1 ? take_fd(&fds[1]) : -1;
 	j->peer = -1;
 	j->started_ns = clock_ns(CLOCK_MONOTONIC);
+	j->who = who;
+	share_add(g, SHARE_QUESTIONS, who);
 	TAILQ_INSERT_TAIL(&g->jobs->list, j, link);
-	g->jobs->n++;
 	*ret = j;
 	return 0;
 }
@@ -359,6 +370,10 @@ static int question_message(
 	if (r < 0) {
 		Belay__Answer answer = BELAY__ANSWER__INIT;
 		Belay__ToEnforce out = BELAY__TO_ENFORCE__INIT;
+		char notice[160];
+		snprintf(notice, sizeof(notice), "belay: cannot serve pid %u: %s", q->pid,
+			r == -ENOBUFS ? share_refusal(SHARE_QUESTIONS) : strerror(-r));
+		answer.notice = notice;
 		answer.error = -ENOBUFS;
 		out.id = id;
 		out.body_case = BELAY__TO_ENFORCE__BODY_ANSWER;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "guard/share.h"
 
 struct limit {
 	SLIST_ENTRY(limit) link;
@@ -94,10 +95,14 @@ static void refuse_seat(struct verdict *v, const char *of, const char *why)
 	memcpy(v->rule, rule, sizeof(rule));
 }
 
-void seat_take(struct guard *g, struct verdict *v, struct seat *s)
+void seat_take(struct guard *g, struct verdict *v, struct seat *s, uint64_t who)
 {
 	if (!v->allow)
 		return;
+	if (!share_free(g, SHARE_CHANNELS, who)) {
+		verdict_deny(v, "%s", share_refusal(SHARE_CHANNELS));
+		return;
+	}
 	if (v->connections && limit_count(g, v->limit_rule) >= v->connections) {
 		refuse_seat(v, v->limit_rule, "as many connections as its rule allows are open");
 		return;
@@ -106,6 +111,8 @@ void seat_take(struct guard *g, struct verdict *v, struct seat *s)
 		refuse_seat(v, v->rate_rule, "new connections come faster than its rule allows");
 		return;
 	}
+	s->who = who;
+	share_add(g, SHARE_CHANNELS, who);
 	if (v->connections) {
 		memcpy(s->limit_rule, v->limit_rule, sizeof(s->limit_rule));
 		limit_add(g, s->limit_rule);
@@ -116,6 +123,9 @@ void seat_leave(struct guard *g, struct seat *s)
 {
 	limit_drop(g, s->limit_rule);
 	s->limit_rule[0] = '\0';
+	if (s->who)
+		share_drop(g, SHARE_CHANNELS, s->who);
+	s->who = 0;
 }
 
 uint32_t limit_count(struct guard *g, const char *rule)

@@ -21,6 +21,7 @@
 
 #include "attest.pb-c.h"
 #include "base/clock.h"
+#include "guard/share.h"
 
 #define BUCKETS 1024u /* pids are dense numbers: nothing to flood */
 
@@ -36,6 +37,7 @@ struct process {
 	struct guard *guard;
 	uint32_t pid;
 	uint64_t start_time, tree;
+	share_who who;    /* of the tree; of no importance without one: it does not stay */
 	int pidfd;        /* -1: restored, not met since */
 	uv_poll_t *watch; /* its exit */
 	struct subject *subject;
@@ -87,6 +89,8 @@ static void process_unlink(struct process *p)
 {
 	LIST_REMOVE(p, link);
 	p->guard->processes->n--;
+	if (p->tree)
+		share_drop(p->guard, SHARE_PROCESSES, p->who);
 	arrow_cancel(p->attesting);
 	if (p->watch) {
 		uv_poll_stop(p->watch);
@@ -144,7 +148,7 @@ static int process_watch(struct process *p, int pidfd)
 	return uv_poll_start(p->watch, UV_READABLE, process_exited);
 }
 
-static struct process *process_new(struct guard *g, uint32_t pid, uint64_t tree)
+static struct process *process_new(struct guard *g, uint32_t pid)
 {
 	if (g->processes->n >= PROCESSES_MAX)
 		return NULL;
@@ -153,7 +157,6 @@ static struct process *process_new(struct guard *g, uint32_t pid, uint64_t tree)
 		return NULL;
 	p->guard = g;
 	p->pid = pid;
-	p->tree = tree;
 	p->pidfd = -1;
 	TAILQ_INIT(&p->waits);
 	LIST_INSERT_HEAD(&g->processes->buckets[pid % BUCKETS], p, link);
@@ -257,7 +260,13 @@ static void process_attested(
 	p->subject = subject_local(g, e);
 	p->taken_ms = p->attesting_exec ? 0 : clock_mono_ms();
 	p->facts = g->facts;
-	process_tell(p, p->subject ? 0 : -ENOMEM);
+	/* Of a program outside of all trees nothing is kept: it asks seldom, and is in nobody's
+	 * share. */
+	int r = p->subject ? 0 : -ENOMEM;
+	if (p->tree)
+		process_tell(p, r);
+	else
+		process_free(p, r);
 }
 
 static int process_attest(struct process *p, bool at_exec)
@@ -272,20 +281,42 @@ static int process_attest(struct process *p, bool at_exec)
 		process_attested, p, &p->attesting);
 }
 
-static struct process *process_get(struct guard *g, uint32_t pid, int pidfd, uint64_t tree)
+/* In whose share it is; -EDQUOT: that is used up. */
+static int process_charge(struct process *p, uint64_t tree)
+{
+	struct guard *g = p->guard;
+	share_who who = share_tree(g, tree);
+	if (!tree || (p->tree && p->who == who)) {
+		p->tree = tree ? tree : p->tree;
+		return 0;
+	}
+	if (!share_free(g, SHARE_PROCESSES, who))
+		return -EDQUOT;
+	if (p->tree)
+		share_drop(g, SHARE_PROCESSES, p->who);
+	share_add(g, SHARE_PROCESSES, who);
+	p->tree = tree;
+	p->who = who;
+	return 0;
+}
+
+static int process_get(
+	struct guard *g, uint32_t pid, int pidfd, uint64_t tree, struct process **ret)
 {
 	struct process *p = process_by_pid(g, pid);
 	if (!p)
-		p = process_new(g, pid, tree);
+		p = process_new(g, pid);
 	if (!p)
-		return NULL;
-	if (tree)
-		p->tree = tree;
-	if (p->pidfd < 0 && process_watch(p, pidfd) < 0) {
-		process_free(p, -ENOMEM);
-		return NULL;
+		return -ENOMEM;
+	int r = process_charge(p, tree);
+	if (r == 0 && p->pidfd < 0)
+		r = process_watch(p, pidfd);
+	if (r < 0) {
+		process_free(p, r);
+		return r;
 	}
-	return p;
+	*ret = p;
+	return 0;
 }
 
 void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool at_exec,
@@ -293,10 +324,11 @@ void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool a
 {
 	if (ret)
 		*ret = NULL;
-	struct process *p = process_get(g, pid, pidfd, tree);
-	struct process_wait *w = p ? calloc(1, sizeof(*w)) : NULL;
+	struct process *p;
+	int r = process_get(g, pid, pidfd, tree, &p);
+	struct process_wait *w = r == 0 ? calloc(1, sizeof(*w)) : NULL;
 	if (!w) {
-		fn(g, ctx, -ENOMEM, NULL);
+		fn(g, ctx, r < 0 ? r : -ENOMEM, NULL);
 		return;
 	}
 	if (!at_exec && !p->attesting && p->subject && p->taken_ms && p->facts == g->facts &&
@@ -318,11 +350,14 @@ void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool a
 		arrow_cancel(p->attesting);
 		p->attesting = NULL;
 	}
-	int r = p->attesting ? 0 : process_attest(p, at_exec);
+	r = p->attesting ? 0 : process_attest(p, at_exec);
 	if (r < 0) {
 		if (ret)
 			*ret = NULL;
-		process_tell(p, r);
+		if (p->tree)
+			process_tell(p, r);
+		else
+			process_free(p, r);
 	}
 }
 

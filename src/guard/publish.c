@@ -22,6 +22,7 @@
 #include "guard/limit.h"
 #include "guard/pb.h"
 #include "guard/refusals.h"
+#include "guard/share.h"
 
 struct visit {
 	int fd;
@@ -251,7 +252,7 @@ void publish_connection(struct guard *g, const Belay__Connection *m, int *fds, s
 	v->published = m->published;
 	v->to = b->addr;
 	publish_verdict(g, b, &v->verdict, &q);
-	seat_take(g, &v->verdict, &v->seat);
+	seat_take(g, &v->verdict, &v->seat, share_subject(g, NULL));
 	int r = addr_parse(m->remote, &v->from);
 	q.visitor = &v->from;
 	if (decide_record(g, &q, &v->verdict, b->tree) < 0 || !v->verdict.allow || r < 0) {

@@ -106,10 +106,6 @@ void remote_open_timer(uv_timer_t *t);
 /* What both sides of a channel need. */
 void remote_end_at(
 	struct guard *g, const struct remote_node *n, const uint8_t *id, const char *reason);
-/* The rule's limit, then the log; an allow takes effect only when both agree. Return: 0, or -EACCES
- * with v->why. */
-int remote_admit(struct guard *g, const struct endpoint_question *q, struct verdict *v,
-	struct seat *seat, uint64_t tree) _must_check_;
 /* Hands the channel to conn; it is in the table already. Return: 0, or negative: fn will not be
  * called. */
 int remote_give_conn(struct guard *g, const struct channel *c, const char *node,

@@ -45,14 +45,6 @@ void remote_end_at(
 		log_warn("cannot tell node %s that a channel ended", n->name);
 }
 
-int remote_admit(struct guard *g, const struct endpoint_question *q, struct verdict *v,
-	struct seat *seat, uint64_t tree)
-{
-	seat_take(g, v, seat);
-	int r = decide_record(g, q, v, tree);
-	return v->allow && r == 0 ? 0 : -EACCES;
-}
-
 int remote_give_conn(struct guard *g, const struct channel *c, const char *node,
 	const struct channel_secrets *keys, int fd, call_fn fn, void *ctx, struct call **ret)
 {
@@ -340,7 +332,9 @@ static void asked_agreed(struct asking *a)
 		.address = &j->address,
 		.to_node = j->listener->node};
 	decide_ask(g, &q, &j->verdict);
-	if (j->verdict.allow && remote_admit(g, &q, &j->verdict, &j->seat, j->tree) == 0) {
+	if (j->verdict.allow)
+		seat_take(g, &j->verdict, &j->seat, j->who);
+	if (j->verdict.allow && decide_record(g, &q, &j->verdict, j->tree) == 0) {
 		Belay__FabricPair o = BELAY__FABRIC_PAIR__INIT;
 		Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
 		Belay__Addr local = pb_addr(&a->source), remote = pb_addr(&j->address);

@@ -22,6 +22,7 @@
 #include "guard/pb.h"
 #include "guard/process.h"
 #include "guard/remote.h"
+#include "guard/share.h"
 
 struct serving {
 	TAILQ_ENTRY(serving) link;
@@ -189,7 +190,8 @@ static void served_listener(struct guard *g, void *ctx, int error, struct subjec
 		.to = to,
 		.address = &s->destination};
 	decide_ask(g, &q, &s->verdict);
-	if (remote_admit(g, &q, &s->verdict, &s->seat, 0) < 0) {
+	seat_take(g, &s->verdict, &s->seat, share_node(g, s->node->name));
+	if (decide_record(g, &q, &s->verdict, 0) < 0 || !s->verdict.allow) {
 		serving_fail(s, -EACCES, s->verdict.why[0] ? s->verdict.why : "refused by policy");
 		return;
 	}

@@ -24,7 +24,7 @@ static const struct {
 	[SHARE_BINDS] = {BINDS_MAX, 32, "bound addresses"},
 	[SHARE_CHANNELS] = {CHANNELS_MAX, 64, "channels"},
 	[SHARE_QUESTIONS] = {JOBS_MAX, 32, "questions under way"},
-	[SHARE_REFUSALS] = {REFUSALS_MAX, 8, "remembered refusals"},
+	[SHARE_REFUSALS] = {REFUSALS_MAX, 1, "remembered refusals"},
 	[SHARE_REPEATS] = {REPEATS_MAX, 4, "refusals being counted"},
 };
 

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "guard/bind.h"
+#include "guard/share.h"
 
 static struct guard guard;
 
@@ -43,13 +44,14 @@ static struct bind *listen_at(const char *text, bool v6only, uint64_t p)
 static int setup(void **state)
 {
 	(void)state;
-	return binds_init(&guard);
+	return shares_init(&guard) || binds_init(&guard);
 }
 
 static int teardown(void **state)
 {
 	(void)state;
 	binds_deinit(&guard);
+	shares_deinit(&guard);
 	return 0;
 }
 

@@ -82,5 +82,42 @@ def test_one_users_refusals_leave_others_theirs(w):
     assert "7777" in w.belay("why", "127.0.0.1:7777").stdout, "another user's refusals drove it out"
 
 
+HOARD = """
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+kept, port = [], 10000
+while True:
+    s = socket.socket()
+    try:
+        s.bind(("127.0.0.1", port))
+    except PermissionError:
+        break
+    kept.append(s)
+    port += 1
+print("kept", len(kept), flush=True)
+time.sleep(600)
+"""
+
+
+def test_one_user_cannot_use_up_the_bound_addresses(w):
+    if not w.host:
+        raise Skip("needs two users")
+    w.start()
+    os.chmod(w.tmp, 0o755)
+    w.enroll(os.path.realpath("/usr/bin/python3"), "py", "--not-interpreter")
+    w.policy("version: 1\nrules:\n  - { name: b, allow: bind, from: { program: py }, port: 1024-65535 }\n")
+    hoard = file_for(w, "hoard.py", HOARD)
+    p = w.serve("python3", hoard, uid=w.users[0])
+    n = int(wait_for("the hoarder has what it gets", lambda: re.search(r"kept (\d+)", p.output()), 90).group(1))
+    assert 1000 < n <= 4096, (n, p.output(), w.belay("why").stdout)
+    assert "as many bound addresses" in p.output() + w.belay("why").stdout, p.output()
+    r = w.run("python3", "-c", "import socket; s = socket.socket(); s.bind(('127.0.0.1', 9999)); print('mine')", uid=w.users[1])
+    assert r.stdout.strip() == "mine", r
+    # What is given back is there again.
+    w.end(p, signal.SIGKILL)
+    wait_for("the addresses are free", lambda: "mine" in w.run(
+        "python3", "-c", "import socket; s = socket.socket(); s.bind(('127.0.0.1', 9999)); print('mine')", uid=w.users[0], check=False).stdout)
+
+
 if __name__ == "__main__":
     main(globals())
