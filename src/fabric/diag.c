@@ -84,6 +84,8 @@ static int attr_read(const struct nlattr *a, void *data)
 	struct diag_sock *s = data;
 	if (mnl_attr_get_type(a) == INET_DIAG_INFO)
 		info_read(a, s); /* UDP has none */
+	if (mnl_attr_get_type(a) == INET_DIAG_MARK && mnl_attr_get_payload_len(a) == 4)
+		s->mark = mnl_attr_get_u32(a);
 	if (mnl_attr_get_type(a) == INET_DIAG_PROTOCOL && mnl_attr_get_payload_len(a) == 1)
 		s->udp = mnl_attr_get_u8(a) == IPPROTO_UDP;
 	return MNL_CB_OK;

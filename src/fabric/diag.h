@@ -17,7 +17,8 @@ struct diag_sock {
 	bool udp;
 	uint8_t state;
 	struct addr local;
-	struct addr peer;  /* ip_len 0: not connected */
+	struct addr peer; /* ip_len 0: not connected */
+	uint32_t mark;
 	uint32_t inode;    /* 0: no program holds it */
 	uint64_t sent;     /* of data, TCP only; exact */
 	uint64_t received; /* of data, TCP only; a FIN counts one in the events of sockets that are

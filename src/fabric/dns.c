@@ -18,7 +18,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "fabric/sock.h"
 
@@ -43,31 +42,9 @@ void dns_prepare(struct dns *d)
 		}
 }
 
-bool dns_rate(struct dns *d)
-{
-	uint64_t now = clock_mono_ms() / 1000;
-	if (now != d->second) {
-		d->second = now;
-		d->in_second = 0;
-	}
-	return ++d->in_second <= DNS_PER_SECOND;
-}
-
 int dns_id(uint16_t *ret)
 {
 	return getrandom(ret, sizeof(*ret), 0) == sizeof(*ret) ? 0 : -EIO;
-}
-
-struct dns_slot *dns_slot_take(struct dns *d, bool tcp, bool v6)
-{
-	for (size_t i = 0; i < DNS_SLOTS; i++) {
-		struct dns_slot *s = &d->slots[i];
-		if (s->fd < 0 || s->busy || s->tcp != tcp || s->v6 != v6)
-			continue;
-		s->busy = true;
-		return s;
-	}
-	return NULL;
 }
 
 static void slot_dissolve(struct dns_slot *s)
@@ -173,7 +150,7 @@ static int udp_ask(struct dns_slot *s, const struct addr *resolver)
 }
 
 static void udp_query(struct dns_place *p, const uint8_t *buf, size_t len,
-	const struct sockaddr_storage *from, socklen_t from_len)
+	const struct sockaddr_storage *from, socklen_t from_len, uint32_t asker)
 {
 	struct dns_query q;
 	int code = dns_query_parse(buf, len, &q);
@@ -186,9 +163,9 @@ static void udp_query(struct dns_place *p, const uint8_t *buf, size_t len,
 		udp_refuse(&refusal, (enum dns_rcode)code, false);
 		return;
 	}
-	struct dns_slot *s = dns_slot_take(p->dns, false, p->resolver.ip_len == 16);
+	struct dns_slot *s = dns_slot_take(p->dns, false, p->resolver.ip_len == 16, asker);
 	if (!s)
-		return; /* all are waiting: the program asks again */
+		return; /* its share is under way: the program asks again */
 	s->query = q;
 	s->place = refusal.place;
 	s->from = *from;
@@ -208,13 +185,13 @@ static void udp_ready(uv_poll_t *poll, int status, int events)
 		uv_poll_start(poll, UV_READABLE, udp_ready);
 	for (int i = 0; i < DNS_TURN; i++) {
 		struct sockaddr_storage from;
-		socklen_t from_len = sizeof(from);
-		ssize_t n = recvfrom(p->udp, buf, sizeof(buf), MSG_DONTWAIT,
-			(struct sockaddr *)&from, &from_len);
+		socklen_t from_len;
+		uint32_t asker;
+		ssize_t n = dns_receive(p->udp, buf, sizeof(buf), &from, &from_len, &asker);
 		if (n < 0)
 			return; /* also the ICMP error of a program that did not wait */
-		if (dns_rate(p->dns))
-			udp_query(p, buf, (size_t)n, &from, from_len);
+		if (dns_rate(p->dns, asker))
+			udp_query(p, buf, (size_t)n, &from, from_len, asker);
 	}
 }
 
@@ -235,7 +212,8 @@ static int place_socket(const struct addr *a, int type)
 	 * port. */
 	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
 		return -errno;
-	if (bind(fd, (struct sockaddr *)&sa, len) < 0 ||
+	if ((type == SOCK_DGRAM && dns_tell_mark(fd) < 0) ||
+		bind(fd, (struct sockaddr *)&sa, len) < 0 ||
 		(type == SOCK_STREAM && listen(fd, DNS_CLIENTS_MAX) < 0))
 		return -errno;
 	return take_fd(&fd);

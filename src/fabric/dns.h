@@ -19,6 +19,7 @@
 #define DNS_CLIENTS_MAX 16  /* programs' TCP connections */
 #define DNS_TIMEOUT_MS 4500 /* shorter than a program's own patience of five seconds */
 #define DNS_PER_SECOND 1000 /* queries taken; the rest is dropped, and programs repeat */
+#define DNS_ASKERS_MAX 256  /* who asks in one second; more wait for the next */
 
 struct dns;
 struct dns_client;
@@ -42,6 +43,7 @@ struct dns_slot {
 	uv_timer_t timer;
 	struct dns_query query;
 	uint16_t id;
+	uint32_t asker;               /* mark of who asked */
 	struct dns_place *place;      /* where it was asked, UDP */
 	struct sockaddr_storage from; /* asker, UDP */
 	socklen_t from_len;
@@ -50,14 +52,22 @@ struct dns_slot {
 	size_t len, done;
 };
 
+struct dns_asker {
+	uint32_t mark;
+	unsigned n;
+};
+
 struct dns {
 	uv_loop_t *loop;
+	struct diag *diag; /* tells whose a connection is */
 	struct dns_slot slots[DNS_SLOTS];
 	struct dns_place *places[DNS_RESOLVERS_MAX];
 	size_t n_places;
-	size_t n_clients;
-	uint64_t second; /* of the rate */
+	uint32_t clients[DNS_CLIENTS_MAX]; /* programs' TCP connections: mark of each, 0 free */
+	uint64_t second;                   /* of the rate */
 	unsigned in_second;
+	size_t n_askers;
+	struct dns_asker askers[DNS_ASKERS_MAX];
 };
 
 /* In the host's network namespace: makes the sockets that will ask. The struct stays in place from
@@ -72,10 +82,19 @@ int dns_configure(struct dns *d, const struct addr *resolvers, size_t n) _must_c
 /* A socket at which the relay answers: it is nobody's that the guard could know. */
 bool dns_is_own(const struct dns *d, uint64_t inode);
 
+/* ---- dnsshare.c: each asker its share; false or NULL when that is used up ---- */
+
+bool dns_rate(struct dns *d, uint32_t asker);
+/* A TCP client's place; the caller writes 0 to it at the end. */
+uint32_t *dns_client_take(struct dns *d, uint32_t asker);
+/* A datagram's sender is told with it from now on. */
+int dns_tell_mark(int fd) _must_check_;
+ssize_t dns_receive(int fd, void *buf, size_t len, struct sockaddr_storage *from,
+	socklen_t *ret_from_len, uint32_t *ret_asker) _must_check_;
+
 /* ---- between dns.c and dnstcp.c ---- */
 
-bool dns_rate(struct dns *d);
-struct dns_slot *dns_slot_take(struct dns *d, bool tcp, bool v6);
+struct dns_slot *dns_slot_take(struct dns *d, bool tcp, bool v6, uint32_t asker);
 void dns_slot_release(struct dns_slot *s);
 /* Connects the slot's socket to the resolver from a port never used for the question before. */
 int dns_slot_connect(struct dns_slot *s, const struct addr *resolver) _must_check_;

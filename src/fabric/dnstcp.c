@@ -10,12 +10,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fabric/diag.h"
 #include "fabric/dns.h"
+#include "fabric/sock.h"
 
 struct dns_client {
 	struct dns *dns;
 	struct addr resolver;
 	int fd;
+	uint32_t asker, *place; /* mark of who asks; its place among all */
 	uv_poll_t poll;
 	uv_timer_t timer;
 	int open_handles;
@@ -43,7 +46,7 @@ static void client_close(struct dns_client *c)
 	c->slot = NULL;
 	free(c->out);
 	c->out = NULL;
-	c->dns->n_clients--;
+	*c->place = 0;
 	uv_poll_stop(&c->poll);
 	uv_close((uv_handle_t *)&c->poll, client_freed);
 	uv_close((uv_handle_t *)&c->timer, client_freed);
@@ -180,7 +183,7 @@ static void upstream_timeout(uv_timer_t *t)
 static void client_ask(struct dns_client *c, const struct dns_query *q)
 {
 	struct dns *d = c->dns;
-	struct dns_slot *s = dns_slot_take(d, true, c->resolver.ip_len == 16);
+	struct dns_slot *s = dns_slot_take(d, true, c->resolver.ip_len == 16, c->asker);
 	if (!s) {
 		client_refuse(c, q, DNS_SERVFAIL);
 		return;
@@ -209,7 +212,7 @@ static void client_ask(struct dns_client *c, const struct dns_query *q)
 static void client_query(struct dns_client *c, size_t len)
 {
 	struct dns_query q;
-	int code = dns_rate(c->dns) ? dns_query_parse(c->in + 2, len, &q) : -1;
+	int code = dns_rate(c->dns, c->asker) ? dns_query_parse(c->in + 2, len, &q) : -1;
 	c->in_len -= 2 + len;
 	memmove(c->in, c->in + 2 + len, c->in_len);
 	if (code < 0)
@@ -251,6 +254,19 @@ static void client_read(uv_poll_t *p, int status, int events)
 	client_frame(c);
 }
 
+/* The mark of the socket at the other end; 0: it has gone. */
+static uint32_t client_asker(struct dns *d, int fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+	struct addr own, peer;
+	struct diag_sock s;
+	if (sock_local(fd, &own) < 0 || getpeername(fd, (struct sockaddr *)&sa, &len) < 0 ||
+		addr_from_sockaddr(&sa, len, &peer) < 0)
+		return 0;
+	return diag_get(d->diag, &peer, &own, &s) < 0 ? 0 : s.mark;
+}
+
 void dns_tcp_accept(uv_poll_t *poll, int status, int events)
 {
 	struct dns_place *p = poll->data;
@@ -258,8 +274,13 @@ void dns_tcp_accept(uv_poll_t *poll, int status, int events)
 	int fd = status < 0 ? -1 : accept4(p->tcp, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0)
 		return;
-	struct dns_client *c = p->dns->n_clients < DNS_CLIENTS_MAX ? calloc(1, sizeof(*c)) : NULL;
+	uint32_t asker = client_asker(p->dns, fd), *place = dns_client_take(p->dns, asker);
+	struct dns_client *c = place ? calloc(1, sizeof(*c)) : NULL;
+	if (place && !c)
+		*place = 0;
 	if (!c || uv_poll_init(p->dns->loop, &c->poll, fd) < 0) {
+		if (c)
+			*place = 0;
 		free(c);
 		close(fd);
 		return;
@@ -270,6 +291,7 @@ void dns_tcp_accept(uv_poll_t *poll, int status, int events)
 	c->fd = fd;
 	c->open_handles = 2;
 	c->poll.data = c->timer.data = c;
-	p->dns->n_clients++;
+	c->asker = asker;
+	c->place = place;
 	client_wait(c, UV_READABLE, client_read);
 }

@@ -517,5 +517,6 @@ int fabric_init(struct fabric *f, uv_loop_t *loop, fabric_send_fn send, void *da
 		r = fabric_watch(f);
 	if (r >= 0)
 		r = dns_start(&f->dns, loop);
+	f->dns.diag = &f->diag;
 	return r < 0 ? error_errno(e, r, "cannot watch the fabric's sockets") : 0;
 }

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/cleanup.h"
-#include "fabric/dnsmsg.h"
+#include "fabric/dns.h"
 
 #define HEAD "\x12\x34\x01\x00\0\1\0\0\0\0\0\0"
 #define NAME "\7example\3org\0"
@@ -96,12 +96,59 @@ static void test_answers(void **state)
 	assert_int_equal(n, sizeof(in) - 1);
 }
 
+/* A struct whose slots could ask; nothing is sent. */
+static void test_each_asker_has_a_share(void **state)
+{
+	(void)state;
+	static struct dns d;
+	struct dns_slot *last = NULL;
+	size_t n[3] = {0};
+	memset(&d, 0, sizeof(d));
+	for (int i = 0; i < DNS_UDP4; i++)
+		d.slots[i].fd = 0;
+	for (int i = DNS_UDP4; i < DNS_SLOTS; i++)
+		d.slots[i].fd = -1;
+	while ((last = dns_slot_take(&d, false, false, 100)))
+		n[0]++;
+	assert_int_equal(n[0], DNS_UDP4 / 2); /* alone: as much as it leaves */
+	while (dns_slot_take(&d, false, false, 101))
+		n[1]++;
+	while (dns_slot_take(&d, false, false, 102))
+		n[2]++;
+	assert_true(n[1] >= DNS_UDP4 / 4 && n[2] >= DNS_UDP4 / 8);
+	assert_null(dns_slot_take(&d, false, false, 100));
+
+	uint32_t *place = NULL;
+	for (n[0] = 0; dns_client_take(&d, 100); n[0]++)
+		;
+	place = dns_client_take(&d, 101);
+	assert_true(n[0] == DNS_CLIENTS_MAX / 2 && place);
+	*place = 0;
+	assert_null(dns_client_take(&d, 0));
+
+	/* A second may end between two calls: then both start anew, and the flood gets no less. */
+	for (int tries = 0; tries < 3; tries++) {
+		memset(n, 0, sizeof(n));
+		d.second = 0;
+		for (int i = 0; i < 2 * DNS_PER_SECOND; i++)
+			n[0] += dns_rate(&d, 100);
+		uint64_t second = d.second;
+		for (int i = 0; i < 100; i++)
+			n[1] += dns_rate(&d, 101);
+		if (second == d.second && n[0] == DNS_PER_SECOND / 2)
+			break;
+	}
+	assert_int_equal(n[0], DNS_PER_SECOND / 2);
+	assert_int_equal(n[1], 100);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parse),
 		cmocka_unit_test(test_name_too_long),
 		cmocka_unit_test(test_answers),
+		cmocka_unit_test(test_each_asker_has_a_share),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -203,7 +203,9 @@ class NameServer:
         while True:
             try:
                 q, peer = self.udp.recvfrom(4096)
-                self.udp.sendto(self.answer(q, False), peer)
+                a = self.answer(q, False)
+                if b"mute" not in q:
+                    self.udp.sendto(a, peer)
             except OSError:
                 return
 
@@ -308,6 +310,39 @@ def test_names(w):
         ns.close()
     r = w.cmd(os.path.join(w.bin, "belayd"), "--dir", w.tmp + "/x", "--resolver", "name.example", check=False)
     assert r.returncode == 2 and "--resolver" in r.stderr, r
+
+
+def test_names_are_shared(w):
+    """A program that asks what nobody answers holds up itself, not another's names."""
+    where = "127.0.0.53"
+    ns = NameServer(where)
+    try:
+        w.start("--resolver", f"{where}:{ns.port}")
+        cli, greedy = Agent(w, program(w, "cli")), Agent(w, program(w, "greedy"))
+        w.policy(rules(dns="true"))
+        cli.do(QUERY)
+        greedy.do(QUERY)
+        greedy.do(f"""
+q = b"\\x12\\x34\\x01\\0\\0\\1\\0\\0\\0\\0\\0\\0\\4mute\\7example\\0\\0\\1\\0\\1"
+def flood():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect(({where!r}, 53))
+    while not DONE:
+        s.send(q)
+        time.sleep(0.0005)
+DONE = []
+[threading.Thread(target=flood, daemon=True).start() for _ in range(2)]
+H = [socket.create_connection(({where!r}, 53)) for _ in range(20)]
+""")
+        wait_for("the flood is under way", lambda: sum(n == "mute.example" for n, _, _ in ns.asked) >= 8)
+        t = time.monotonic()
+        for i in range(20):
+            for tcp in (False, True):
+                assert cli.do(f"query('one.example', 1, {where!r}, {tcp})") == [0, 1], (i, tcp)
+        assert time.monotonic() - t < 4, "its names waited for another's"
+        greedy.do("DONE.append(1)")
+    finally:
+        ns.close()
 
 
 # -- a port of the kernel's choice: nothing until somebody could be led there by it
