@@ -61,8 +61,9 @@ struct belayd {
 	struct addr resolvers[HERITAGE_RESOLVERS_MAX];
 	size_t n_resolvers;
 	int lock, dir;
-	uint32_t round;                     /* of the watch-dog */
-	uint64_t round_due_ms, watchdog_ms; /* 0: no round is on; it is off */
+	uint32_t round;                  /* of the watch-dog */
+	uint64_t round_ms, round_due_ms; /* its start; its end, 0: none is on */
+	uint64_t watchdog_ms;            /* 0: off */
 	bool look_again;
 	uv_timer_t round_timer;
 	uv_poll_t asked; /* the control socket: somebody asks for something */

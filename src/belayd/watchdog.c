@@ -1,8 +1,8 @@
 /*
  * Who lives but does nothing is replaced like one that died. All components are asked (ping) when
  * there is a reason to: one of them is stopped, somebody comes to the control socket, a component
- * says that it is kept waiting. Who has not answered when the round ends is killed. So a round is
- * at most one in BELAYD_WATCHDOG_S, and while nobody wants anything nobody is woken.
+ * says that it is kept waiting. Who has not answered when the round ends is killed. Rounds are
+ * at least ROUND_MS apart, and while nobody wants anything nobody is woken.
  *
  * Input: our children's stops as the kernel tells them; that the control socket has a connection
  * (dispatcher's to accept, nothing is read); PONG and LOOK of components.
@@ -16,9 +16,8 @@
 #include "belayd/belayd.h"
 #include "component.pb-c.h"
 
-#define LATE_MS                                                               \
-	1000 /* who is woken so late was stopped too, and with him the others \
-	      */
+#define ROUND_MS 2000
+#define LATE_MS 1000 /* woken so late, we were stopped too, and with us the others */
 
 static void on_round_end(uv_timer_t *t);
 static void on_asked(uv_poll_t *p, int status, int events);
@@ -36,11 +35,19 @@ static void ping(struct child *c)
 		log_warn("%s does not take a question", role_name(c->role));
 }
 
-static void round_arm(struct belayd *b)
+static void round_arm(struct belayd *b, uint64_t wait_ms)
 {
-	b->round_due_ms = clock_mono_ms() + b->watchdog_ms;
+	b->round_due_ms = clock_mono_ms() + wait_ms;
 	uv_update_time(&b->loop);
-	uv_timer_start(&b->round_timer, on_round_end, b->watchdog_ms, 0);
+	uv_timer_start(&b->round_timer, on_round_end, wait_ms, 0);
+}
+
+static bool round_open(const struct belayd *b)
+{
+	for (int i = 1; i < _ROLE_N; i++)
+		if (b->child[i].pinged)
+			return true;
+	return false;
 }
 
 void watchdog_look(struct belayd *b)
@@ -54,7 +61,8 @@ void watchdog_look(struct belayd *b)
 	uv_poll_stop(&b->asked);
 	b->look_again = false;
 	b->round++;
-	round_arm(b);
+	b->round_ms = clock_mono_ms();
+	round_arm(b, b->watchdog_ms);
 	for (int i = 1; i < _ROLE_N; i++)
 		ping(&b->child[i]);
 }
@@ -62,8 +70,8 @@ void watchdog_look(struct belayd *b)
 static void on_round_end(uv_timer_t *t)
 {
 	struct belayd *b = t->data;
-	if (clock_mono_ms() - b->round_due_ms > LATE_MS) {
-		round_arm(b);
+	if (round_open(b) && clock_mono_ms() - b->round_due_ms > LATE_MS) {
+		round_arm(b, b->watchdog_ms);
 		return;
 	}
 	for (int i = 1; i < _ROLE_N; i++) {
@@ -84,9 +92,14 @@ static void on_round_end(uv_timer_t *t)
 
 int watchdog_pong(struct child *c, uint32_t round)
 {
-	if (round == c->belayd->round)
+	struct belayd *b = c->belayd;
+	if (round == b->round && c->pinged) {
 		c->pinged = false;
-	return round <= c->belayd->round ? 0 : -EBADMSG;
+		uint64_t took = clock_mono_ms() - b->round_ms;
+		if (!round_open(b) && b->round_due_ms && !b->stopping)
+			round_arm(b, took < ROUND_MS ? ROUND_MS - took : 0);
+	}
+	return round <= b->round ? 0 : -EBADMSG;
 }
 
 /* Not a byte is read, nothing is accepted; after this one, no other is looked at in this round. */

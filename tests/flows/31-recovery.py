@@ -166,6 +166,7 @@ def test_belayd_killed_with_stopped_parts(w):
     """Nothing of an instance outlives its belayd by more than a second, and the next one starts from what is on disc."""
     w.start()
     w.enroll("/usr/bin/redis-cli", "shell")
+    assert not w.audit("--type", "checkpoint-resume"), "a first start resumes nothing"
     size = w.status()["audit_size"]
     pids = parts(w)
     for p in pids.values():
