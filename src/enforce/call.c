@@ -6,6 +6,7 @@
  * acted on only after call_valid() said that its caller still waits.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -87,14 +88,29 @@ bool call_valid(const struct request *r)
 	return ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
+/* A pidfd of the caller's process, or -1. */
+static int process_of(const struct request *r)
+{
+	pid_t pid;
+	int fd;
+	if (target_process((pid_t)r->n.pid, &pid, &fd) < 0 || (uint32_t)pid != r->pid)
+		return -1;
+	return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
 static void call_send(struct enforce *e, struct request *r, struct seccomp_notif_resp *a)
 {
 	a->id = r->n.id;
 	/* First, so that a close(2) of the program's that follows is the last one, and its to do.
 	 */
 	sock_forget(e, r);
-	if (ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_SEND, a) < 0 && errno != ENOENT)
+	_cleanup_close_ int process = r->lease.generation ? process_of(r) : -1;
+	int n = ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_SEND, a);
+	if (n < 0 && errno != ENOENT)
 		log_peer("an answer was not taken: %s", strerror(errno));
+	/* Taken: so the caller had waited all the while, and runs the image that was judged. */
+	if (n == 0 && process >= 0)
+		leased_keep(e, r, take_fd(&process));
 	call_drop(e, r);
 }
 
@@ -122,8 +138,7 @@ static void ask(struct enforce *e, struct request *r, Belay__Question *q)
 	question_ask(e, r, q, fds, 2);
 }
 
-/* The socket's own name; port 0 when it has none. */
-static int own_name(const struct request *r, struct addr *ret)
+int call_own_name(const struct request *r, struct addr *ret)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = sizeof(sa);
@@ -167,7 +182,7 @@ static void bind_serve(struct enforce *e, struct request *r)
 		call_reply(e, r, bad, 0);
 		return;
 	}
-	if (r->again && own_name(r, &own) == 0 && own.port &&
+	if (r->again && call_own_name(r, &own) == 0 && own.port &&
 		(own.port == r->address.port || !r->address.port)) {
 		call_reply(e, r, 0, 0); /* done, but the answer was lost */
 		return;
@@ -194,7 +209,7 @@ static void listen_serve(struct enforce *e, struct request *r)
 	q.backlog = (int32_t)r->n.data.args[1];
 	q.v6only = r->family == AF_INET6 && sock_int(r->sock, IPPROTO_IPV6, IPV6_V6ONLY) > 0;
 	q.reuse_port = sock_int(r->sock, SOL_SOCKET, SO_REUSEPORT) > 0;
-	if (own_name(r, &r->address) == 0 && r->address.port) {
+	if (call_own_name(r, &r->address) == 0 && r->address.port) {
 		question_addr(&a, &r->address);
 		q.address = &a;
 	}

@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 
 #include "base/clock.h"
+#include "base/connect.h"
 #include "enforce/enforce.h"
 #include "enforce/target.h"
 
@@ -42,13 +43,8 @@ static int tcp_state(int fd)
  */
 static int kernel_connect(const struct request *r)
 {
-	struct sockaddr_storage sa;
-	socklen_t len;
-	int n = addr_to_sockaddr(&r->address, r->family, &sa, &len);
-	if (n < 0)
-		return n;
 	watchdog_start();
-	n = connect(r->sock, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
+	int n = connect_to(r->sock, r->family, &r->address);
 	watchdog_stop();
 	return n == -EINTR ? -EALREADY : n;
 }
@@ -60,15 +56,6 @@ static bool connected_to_it(const struct request *r)
 	struct addr peer;
 	return getpeername(r->sock, (struct sockaddr *)&sa, &len) == 0 &&
 	       addr_from_sockaddr(&sa, len, &peer) == 0 && addr_equal(&peer, &r->address);
-}
-
-void connect_reset(const struct request *r)
-{
-	const struct sockaddr_storage none = {.ss_family = AF_UNSPEC};
-	if (r->sock < 0 || r->type != SOCK_STREAM || tcp_state(r->sock) != TCP_CLOSE)
-		return;
-	(void)connect(r->sock, (const struct sockaddr *)&none, sizeof(none));
-	(void)sock_int(r->sock, SOL_SOCKET, SO_ERROR); /* which takes it away */
 }
 
 /* ---- the blocking half ---- */
@@ -170,9 +157,37 @@ static void ask(struct enforce *e, struct request *r, bool disconnect)
 	q.family = (uint32_t)r->family;
 	q.transport = r->type == SOCK_DGRAM ? BELAY__TRANSPORT__TRANSPORT_UDP
 					    : BELAY__TRANSPORT__TRANSPORT_TCP;
+	q.lease = !disconnect && r->type == SOCK_STREAM && leased_asked(e, r);
 	q.v6only = r->family == AF_INET6 && sock_int(r->sock, IPPROTO_IPV6, IPV6_V6ONLY) > 0;
 	r->answer_to = ANSWER_CONNECT;
 	question_ask(e, r, &q, fds, 2);
+}
+
+/*
+ * Without asking, where a lease says so. True: the call is answered or waits. Whatever does not
+ * succeed at once is as if it had not been tried: the guard is asked, and the kernel again.
+ */
+static bool connect_leased(struct enforce *e, struct request *r)
+{
+	const struct leased *l = r->type == SOCK_STREAM && !r->again ? leased_find(e, r) : NULL;
+	struct journal_slot *s = &e->journal.slot[r - e->request];
+	struct addr own;
+	if (!l)
+		return false;
+	int n = connect_now(r->sock, r->family, &r->address, &s->lent);
+	int state = n == -EINPROGRESS ? tcp_state(r->sock) : n ? TCP_CLOSE : TCP_ESTABLISHED;
+	bool done = state > 0 && state != TCP_CLOSE && call_own_name(r, &own) == 0;
+	if (done)
+		leased_used(e, l, &own);
+	else if (n == -EINPROGRESS)
+		(void)!connect_to(r->sock, r->family, &r->address); /* takes its error */
+	if (!done)
+		return false;
+	if (n)
+		connect_begun(e, r);
+	else
+		call_reply(e, r, 0, 0);
+	return true;
 }
 
 /* True when the socket is past its beginning, and the call is answered or waits. */
@@ -199,6 +214,23 @@ static void netlink_connect(
 	call_reply(e, r, n, 0);
 }
 
+/*
+ * The call began, and then the guard, a predecessor of ours or what the guard needed was gone.
+ * Whether what it connected was recorded by anybody is not known, or it has been ended: it is done
+ * anew, on a socket that is as if it had not begun.
+ */
+static void connect_undo(struct request *r, struct journal_slot *s)
+{
+	struct sockaddr none = {.sa_family = AF_UNSPEC};
+	if (s->lent)
+		connect_give_back(r->sock, &s->lent);
+	if (s->begun) {
+		(void)!connect(r->sock, &none, sizeof(none));
+		(void)sock_int(r->sock, SOL_SOCKET, SO_ERROR); /* which takes it away */
+	}
+	s->begun = 0;
+}
+
 void connect_serve(struct enforce *e, struct request *r)
 {
 	struct sockaddr_storage sa;
@@ -207,6 +239,8 @@ void connect_serve(struct enforce *e, struct request *r)
 		connect_wait(e, r);
 		return;
 	}
+	struct journal_slot *slot = &e->journal.slot[r - e->request];
+	connect_undo(r, slot);
 	int bad = read_address(r, &sa, &len);
 	if (!call_valid(r)) {
 		call_drop(e, r);
@@ -222,8 +256,11 @@ void connect_serve(struct enforce *e, struct request *r)
 		call_reply(e, r, bad, 0);
 		return;
 	}
-	if (sa.ss_family == AF_UNSPEC)
+	if (sa.ss_family == AF_UNSPEC) {
 		ask(e, r, true);
-	else if (!connect_under_way(e, r))
-		ask(e, r, false);
+	} else if (!connect_under_way(e, r)) {
+		slot->begun = r->type == SOCK_STREAM;
+		if (!connect_leased(e, r))
+			ask(e, r, false);
+	}
 }

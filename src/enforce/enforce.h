@@ -19,6 +19,7 @@
 #include "enforce.pb-c.h"
 #include "enforce/journal.h"
 #include "ipc/component.h"
+#include "ipc/lease.h"
 
 #define TREES_MAX (HERITAGE_KEPT_MAX / 4) /* belayd keeps up to four descriptors of each */
 #define TREE_REQUESTS_MAX 1024            /* being served at once; the rest waits in the kernel */
@@ -38,6 +39,9 @@
 #define POOL_BATCH 32
 #define POOL_LOW 12
 #define POOL_MAX 128
+#define LEASE_SETS 64 /* by process number */
+#define LEASE_WAYS 4
+#define ASKED_MAX 256
 
 struct enforce;
 
@@ -84,6 +88,7 @@ struct request {
 	bool again;   /* served before, perhaps by a predecessor: look for what is done already */
 	bool started; /* the guard has let the connection begin: only its end is awaited */
 	enum answer_to answer_to;
+	Belay__Lease lease; /* that came with the answer; generation 0: none */
 	struct addr address;
 	int family, type;
 	int unix_fd;           /* the socket file, O_PATH, or -1 */
@@ -112,9 +117,26 @@ struct act {
 	bool walk;
 };
 
+/* A remembered verdict (leased.c). */
+struct leased {
+	uint32_t number, generation, mark; /* generation 0: free */
+	uint32_t pid;
+	int pidfd, family;
+	uint64_t tree, until_ms, used;
+	struct addr to;
+};
+
+struct asked {
+	uint32_t pid;
+	struct addr to;
+	uint64_t when_ms;
+};
+
 struct pool {
 	int family;
 	Belay__Transport transport;
+	uint32_t mark, lease, generation; /* of a lease's sockets */
+	uint64_t used;
 	int fd[POOL_MAX];
 	size_t n;
 	uint64_t asked_ms; /* 0: nothing on its way */
@@ -142,6 +164,7 @@ struct lease {
 };
 
 #define POOLS 4
+#define POOLS_MARKED 16 /* for leases; the one unused for longest gives way */
 
 struct enforce {
 	struct component *c;
@@ -152,7 +175,13 @@ struct enforce {
 	uint32_t n_exec;
 	struct act act[ACTS_MAX];
 	uint32_t n_act;
-	struct pool pool[POOLS];
+	struct pool pool[POOLS + POOLS_MARKED];
+	struct leased leased[LEASE_SETS][LEASE_WAYS];
+	uint32_t n_leased;
+	uint64_t lease_uses;
+	struct asked asked[ASKED_MAX];
+	struct lease_book *book; /* NULL: no guard, so no leases */
+	uv_timer_t bell;
 	struct listener listener[LISTENERS_MAX];
 	size_t next_listener;
 	int diag;        /* sock_diag socket of our own network namespace, or -1 */
@@ -203,6 +232,8 @@ bool call_valid(const struct request *r);
 void call_wait(struct enforce *e, struct request *r, enum request_state state);
 /* Waits until `events` (EPOLLIN, EPOLLOUT) hold on r->sock. */
 void call_wait_socket(struct enforce *e, struct request *r, uint32_t events);
+/* The socket's own name; port 0 when it has none. */
+int call_own_name(const struct request *r, struct addr *ret);
 /* The request is gone without an answer: caller or tree died. */
 void call_drop(struct enforce *e, struct request *r);
 
@@ -218,8 +249,25 @@ void act_gone(struct enforce *e, const struct request *r);
 /* ---- connect.c ---- */
 void connect_serve(struct enforce *e, struct request *r);
 void connect_answered(struct enforce *e, struct request *r, int error);
-/* The socket of a connect whose connection was ended before it was told: as if it had not begun. */
-void connect_reset(const struct request *r);
+
+/* ---- leased.c ---- */
+int leased_init(struct enforce *e) _must_check_;
+/* The guard's book, on a new arrow; the descriptor stays the caller's. */
+int leased_book(struct enforce *e, int *fd) _must_check_;
+void leased_guard_gone(struct enforce *e);
+/* It executes another image. */
+void leased_process_changed(struct enforce *e, uint32_t pid);
+void leased_tree_gone(struct enforce *e, uint64_t tree);
+/* The process is about to ask to connect: did it ask the same a moment ago? */
+bool leased_asked(struct enforce *e, const struct request *r);
+/* Remembers the lease that came with the request's answer. Takes the process's pidfd. */
+void leased_keep(struct enforce *e, const struct request *r, int pidfd);
+/* What the process that makes a socket will probably connect it to, or NULL. */
+const struct leased *leased_likely(struct enforce *e, const struct request *r, int family);
+/* The lease under which this very connect may be done now, and written down, or NULL. */
+const struct leased *leased_find(struct enforce *e, const struct request *r);
+/* It has been done: the socket's own name is `a`. */
+void leased_used(struct enforce *e, const struct leased *l, const struct addr *a);
 
 /* ---- data.c: sendto with an address, on everything but Unix sockets ---- */
 void data_serve(struct enforce *e, struct request *r);

@@ -193,6 +193,7 @@ static void exec_stopped(struct enforce *e, struct exec *x)
 {
 	x->stopped = true;
 	x->pid = x->tid;
+	leased_process_changed(e, (uint32_t)x->pid);
 	x->since_ms = clock_mono_ms();
 	dgram_image_new(e, (uint32_t)x->pid);
 	x->pidfd = (int)syscall(__NR_pidfd_open, x->pid, 0);

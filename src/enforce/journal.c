@@ -59,6 +59,7 @@ int journal_take(struct journal *j, uint64_t tree)
 	if (!j->n_free || !tree)
 		return -ENOBUFS;
 	uint32_t i = j->free[--j->n_free];
+	j->slot[i].lent = j->slot[i].begun = 0;
 	memset(&j->slot[i].notif, 0, sizeof(j->slot[i].notif));
 	__atomic_store_n(&j->slot[i].tree, tree, __ATOMIC_RELEASE);
 	return (int)i;

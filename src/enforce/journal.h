@@ -14,7 +14,9 @@
 #define JOURNAL_SLOTS 4096
 
 struct journal_slot {
-	uint64_t tree; /* 0: free. Set before NOTIF_RECV, cleared after the answer */
+	uint64_t tree;  /* 0: free. Set before NOTIF_RECV, cleared after the answer */
+	uint32_t begun; /* a connect that may have connected the socket */
+	uint32_t lent;  /* the socket has a flag that is not its program's (base/connect.h) */
 	struct seccomp_notif notif;
 };
 

@@ -87,7 +87,7 @@ static int enforce_open(struct enforce *e, struct error *err)
 	if ((r = uv_poll_init(loop, &e->ready_poll, e->ready)) < 0 ||
 		(r = uv_poll_start(&e->ready_poll, UV_READABLE, ready)) < 0 ||
 		(r = uv_timer_init(loop, &e->tick)) < 0 || (r = dgram_init(e)) < 0 ||
-		(r = uv_signal_init(loop, &e->child)) < 0 ||
+		(r = leased_init(e)) < 0 || (r = uv_signal_init(loop, &e->child)) < 0 ||
 		(r = uv_signal_start(&e->child, exec_child, SIGCHLD)) < 0)
 		return error_errno(err, r, "cannot set up the loop");
 	e->ready_poll.data = e->tick.data = e->child.data = e;

@@ -15,6 +15,8 @@
 #include "enforce/target.h"
 
 #define POOL_RETRY_MS 1000
+#define POOL_MARKED_BATCH FDS_PASS_MAX /* they go fast */
+#define POOL_MARKED_LOW 24
 
 void pool_init(struct enforce *e)
 {
@@ -25,25 +27,56 @@ void pool_init(struct enforce *e)
 	}
 }
 
-static struct pool *pool_find(struct enforce *e, int family, Belay__Transport transport)
+static struct pool *pool_find(
+	struct enforce *e, int family, Belay__Transport transport, uint32_t mark)
 {
-	for (int i = 0; i < POOLS; i++)
-		if (e->pool[i].family == family && e->pool[i].transport == transport)
+	for (int i = 0; i < POOLS + POOLS_MARKED; i++)
+		if (e->pool[i].family == family && e->pool[i].transport == transport &&
+			e->pool[i].mark == mark)
 			return &e->pool[i];
 	return NULL;
+}
+
+static void pool_empty(struct pool *p)
+{
+	while (p->n)
+		close(p->fd[--p->n]);
+}
+
+/* The sockets of a lease, perhaps none yet. */
+static struct pool *pool_of_lease(struct enforce *e, const struct leased *l)
+{
+	struct pool *p = pool_find(e, l->family, BELAY__TRANSPORT__TRANSPORT_TCP, l->mark);
+	if (!p) {
+		p = &e->pool[POOLS];
+		for (int i = POOLS; i < POOLS + POOLS_MARKED; i++)
+			if (e->pool[i].used < p->used)
+				p = &e->pool[i];
+		pool_empty(p);
+		p->family = l->family;
+		p->mark = l->mark;
+	}
+	if (p->generation != l->generation)
+		p->asked_ms = 0;
+	p->lease = l->number;
+	p->generation = l->generation;
+	p->used = ++e->lease_uses;
+	return p;
 }
 
 static void pool_want(struct enforce *e, struct pool *p)
 {
 	uint64_t now = clock_mono_ms();
-	if (p->n >= POOL_LOW || !ipc_chan_open(&e->guard) ||
+	if (p->n >= (p->mark ? POOL_MARKED_LOW : POOL_LOW) || !ipc_chan_open(&e->guard) ||
 		(p->asked_ms && now - p->asked_ms < POOL_RETRY_MS))
 		return;
 	Belay__SocketsWanted w = BELAY__SOCKETS_WANTED__INIT;
 	Belay__FromEnforce m = BELAY__FROM_ENFORCE__INIT;
 	w.family = (uint32_t)p->family;
 	w.transport = p->transport;
-	w.count = POOL_BATCH;
+	w.count = p->mark ? POOL_MARKED_BATCH : POOL_BATCH;
+	w.lease = p->lease;
+	w.generation = p->generation;
 	m.body_case = BELAY__FROM_ENFORCE__BODY_SOCKETS_WANTED;
 	m.sockets_wanted = &w;
 	if (ipc_send(&e->guard, &m.base, NULL, 0) >= 0)
@@ -58,7 +91,7 @@ void pool_refill(struct enforce *e)
 
 void pool_reset(struct enforce *e)
 {
-	for (int i = 0; i < POOLS; i++)
+	for (int i = 0; i < POOLS + POOLS_MARKED; i++)
 		e->pool[i].asked_ms = 0;
 }
 
@@ -76,18 +109,17 @@ static int socket_check(struct enforce *e, int fd, const struct pool *p)
 
 int pool_add(struct enforce *e, const Belay__Sockets *m, int *fds, size_t n_fds)
 {
-	struct pool *p = pool_find(e, (int)m->family, m->transport);
+	struct pool *p = pool_find(e, (int)m->family, m->transport, m->mark);
 	if (!p)
-		return -EBADMSG;
+		return m->mark ? 0 : -EBADMSG; /* it has given way */
 	p->asked_ms = n_fds ? 0 : p->asked_ms; /* none: ask again after a while */
 	for (size_t i = 0; i < n_fds && p->n < POOL_MAX; i++) {
 		uint64_t before = e->cookie;
 		int r = socket_check(e, fds[i], p);
 		if (r < 0)
 			return r;
-		for (int k = 0; before && before != e->cookie && k < POOLS; k++)
-			while (e->pool[k].n)
-				close(e->pool[k].fd[--e->pool[k].n]);
+		for (int k = 0; before && before != e->cookie && k < POOLS + POOLS_MARKED; k++)
+			pool_empty(&e->pool[k]);
 		p->fd[p->n++] = take_fd(&fds[i]);
 	}
 	for (uint32_t i = 0; i < JOURNAL_SLOTS && e->waiting; i++) {
@@ -121,6 +153,23 @@ static int socket_wanted(const struct seccomp_data *d, int *family, Belay__Trans
 	}
 }
 
+/* Marked for what the process has a lease for, should it connect there; else as good as any. */
+static struct pool *pool_choose(
+	struct enforce *e, struct request *r, int family, Belay__Transport transport)
+{
+	pid_t pid;
+	const struct leased *l = NULL;
+	if (e->n_leased && transport == BELAY__TRANSPORT__TRANSPORT_TCP &&
+		target_process((pid_t)r->n.pid, &pid, &r->pidfd) == 0) {
+		r->pid = (uint32_t)pid;
+		l = leased_likely(e, r, family);
+	}
+	struct pool *p = l ? pool_of_lease(e, l) : NULL;
+	if (p && !p->n)
+		pool_want(e, p);
+	return p && p->n ? p : pool_find(e, family, transport, 0);
+}
+
 void pool_serve(struct enforce *e, struct request *r)
 {
 	int family, type = (int)r->n.data.args[1];
@@ -130,7 +179,7 @@ void pool_serve(struct enforce *e, struct request *r)
 		call_reply(e, r, bad, 0);
 		return;
 	}
-	struct pool *p = pool_find(e, family, transport);
+	struct pool *p = pool_choose(e, r, family, transport);
 	if (!p->n) {
 		pool_want(e, p);
 		call_wait(e, r, REQUEST_WAIT_SOCKETS);

@@ -25,6 +25,7 @@ static void guard_closed(struct ipc_chan *chan, int reason)
 	log_warn("the guard's arrow closed: %s", strerror(-reason));
 	ipc_chan_deinit(chan);
 	pool_reset(e);
+	leased_guard_gone(e);
 	for (uint32_t i = 0; i < JOURNAL_SLOTS; i++) {
 		struct request *r = &e->request[i];
 		if (r->state != REQUEST_ASKED)
@@ -39,7 +40,7 @@ static void guard_closed(struct ipc_chan *chan, int reason)
 
 /*
  * Nobody refused: what the guard needed died, and is back. What was begun on a socket has been
- * ended there, so the socket begins anew, too. Not for ever: a component may die at each try.
+ * ended there; connect_serve() begins anew. Not for ever: a component may die at each try.
  */
 static void ask_again(struct enforce *e, struct request *r)
 {
@@ -51,8 +52,6 @@ static void ask_again(struct enforce *e, struct request *r)
 		call_reply(e, r, -EACCES, 0);
 		return;
 	}
-	if (r->answer_to == ANSWER_CONNECT)
-		connect_reset(r);
 	call_serve(e, r);
 }
 
@@ -76,6 +75,8 @@ static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
 	if (!r || r->state != REQUEST_ASKED || r->question != id)
 		return; /* its caller died meanwhile */
 	r->question = 0;
+	if (a->lease)
+		r->lease = *a->lease;
 	tree_notice(r->tree, a->notice);
 	if (a->again)
 		ask_again(e, r);
@@ -176,6 +177,9 @@ static int guard_message(
 		break;
 	case BELAY__TO_ENFORCE__BODY_SOCKETS:
 		r = pool_add(e, m->sockets, fds, n_fds);
+		break;
+	case BELAY__TO_ENFORCE__BODY_LEASE_BOOK:
+		r = n_fds == 1 ? leased_book(e, &fds[0]) : -EBADMSG;
 		break;
 	case BELAY__TO_ENFORCE__BODY_TREE_DROP:
 		if (!n_fds) {

@@ -203,6 +203,7 @@ void tree_remove(struct tree *t)
 	exec_tree_gone(t);
 	first_forget(t);
 	listener_tree_gone(e, t->id);
+	leased_tree_gone(e, t->id);
 	/* The tree's own last: should we be killed half-way, it brings a successor back here. */
 	const char *const suffix[] = {"-diag", ""};
 	int *const fd[] = {&t->diag, &t->notify};

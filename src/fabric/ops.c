@@ -390,13 +390,17 @@ static int order_config(struct fabric *f, const Belay__FabricConfig *m)
 static int order_sockets(const Belay__FabricSockets *m, struct reply *reply)
 {
 	bool udp;
-	if (transport_udp(m->transport, &udp) < 0 || !m->count || m->count > FDS_PASS_MAX ||
-		(m->family != AF_INET && m->family != AF_INET6))
+	if (transport_udp(m->transport, &udp) < 0 || m->mark == NFT_MARK_OWN || !m->count ||
+		m->count > FDS_PASS_MAX || (m->family != AF_INET && m->family != AF_INET6))
 		return -EBADMSG;
 	for (uint32_t i = 0; i < m->count; i++) {
 		int fd = sock_new((int)m->family, udp, false);
 		if (fd < 0)
 			return i ? 0 : fd;
+		if (m->mark && sock_mark(fd, m->mark) < 0) {
+			close(fd);
+			return i ? 0 : -EPERM;
+		}
 		reply->fds[reply->n_fds++] = fd;
 	}
 	return 0;

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/connect.h"
 #include "fabric/nft.h"
 
 #ifndef SO_NETNS_COOKIE
@@ -105,44 +106,6 @@ int sock_mark(int fd, uint32_t mark)
 	return set_int(fd, SOL_SOCKET, SO_MARK, (int)mark);
 }
 
-static int raw_connect(int fd, int family, const struct addr *to)
-{
-	struct sockaddr_storage sa;
-	socklen_t len;
-	int r = addr_to_sockaddr(to, family, &sa, &len);
-	if (r < 0)
-		return -EAFNOSUPPORT; /* an IPv6 destination on an IPv4 socket */
-	return connect(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
-}
-
-/*
- * The flag belongs to the open file, which the program shares: it is changed only in the two states
- * where the call could block, in which nothing can be read or accepted, and only for the call.
- */
-static int connect_tcp(int fd, int family, const struct addr *to)
-{
-	int fl = fcntl(fd, F_GETFL);
-	if (fl < 0)
-		return -errno;
-	if (!(fl & O_NONBLOCK) && fcntl(fd, F_SETFL, fl | O_NONBLOCK) < 0)
-		return -errno;
-	int r = raw_connect(fd, family, to);
-	if (!(fl & O_NONBLOCK)) {
-		/*
-		 * The answer crossed the loopback within the call but waits until the socket is
-		 * unlocked: asked again, the kernel knows. Not for a non-blocking program, which is
-		 * to see what it always sees: EINPROGRESS, then 0, then EISCONN.
-		 */
-		if (r == -EINPROGRESS)
-			r = raw_connect(fd, family, to);
-		/* A blocking program would now wait; also one that calls again after a signal. */
-		if (r == -EALREADY)
-			r = -EINPROGRESS;
-		fcntl(fd, F_SETFL, fl);
-	}
-	return r;
-}
-
 int sock_connect(int fd, const struct sock_facts *f, uint32_t mark, const struct addr *to)
 {
 	if (f->udp) {
@@ -152,7 +115,7 @@ int sock_connect(int fd, const struct sock_facts *f, uint32_t mark, const struct
 			r = sock_mark(fd, mark);
 		if (r < 0)
 			return r;
-		r = raw_connect(fd, f->family, to);
+		r = connect_to(fd, f->family, to);
 		if (r < 0)
 			(void)!set_int(fd, SOL_SOCKET, SO_MARK, old);
 		return r;
@@ -163,8 +126,8 @@ int sock_connect(int fd, const struct sock_facts *f, uint32_t mark, const struct
 			return r;
 	}
 	if (f->state == STATE_CLOSE || f->state == STATE_SYN_SENT)
-		return connect_tcp(fd, f->family, to);
-	return raw_connect(fd, f->family, to);
+		return connect_now(fd, f->family, to, NULL);
+	return connect_to(fd, f->family, to);
 }
 
 int sock_disconnect(int fd)
@@ -218,7 +181,7 @@ int sock_dial(const struct addr *source, const struct addr *destination, int *re
 		r = sock_mark(fd, NFT_MARK_OWN);
 	if (r < 0)
 		return r;
-	r = raw_connect(fd, f.family, destination);
+	r = connect_to(fd, f.family, destination);
 	if (r == -EINPROGRESS) {
 		r = sock_dial_finish(fd, destination);
 		if (r == -EALREADY)
@@ -234,7 +197,7 @@ int sock_dial(const struct addr *source, const struct addr *destination, int *re
 
 int sock_dial_finish(int fd, const struct addr *destination)
 {
-	int r = raw_connect(fd, destination->ip_len == 4 ? AF_INET : AF_INET6, destination);
+	int r = connect_to(fd, destination->ip_len == 4 ? AF_INET : AF_INET6, destination);
 	if (r == -EISCONN)
 		r = 0;
 	/* The socket goes to a process that reads peers' bytes: it must not open anything else with

@@ -22,6 +22,7 @@
 #include "fabric.pb-c.h"
 #include "guard/auditing.h"
 #include "guard/guard.h"
+#include "guard/lease.h"
 #include "link.pb-c.h"
 #include "signer.pb-c.h"
 
@@ -212,6 +213,7 @@ static int arrow_message(
 	if (!m)
 		return -EBADMSG;
 	int r = 0;
+	lease_read(g);
 	struct call *c = m->id ? call_by_id(a, m->id) : NULL;
 	if (!c) {
 		r = a->ops->event(g, m, fds, n_fds);

@@ -301,7 +301,8 @@ static void channel_fill(struct guard *g, const struct channel *c, struct audit_
 
 int auditing_channel_start(struct guard *g, const struct channel *c)
 {
-	struct audit_record r = {.type = AUDIT_CHANNEL_START};
+	struct audit_record r = {
+		.type = AUDIT_CHANNEL_START, .reason = c->leased ? "leased" : NULL};
 	channel_fill(g, c, &r);
 	return auditing_write(g, &r);
 }

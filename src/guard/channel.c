@@ -156,6 +156,14 @@ int channel_restore(struct guard *g, const struct channel *template, struct chan
 	return 0;
 }
 
+int channel_log(struct guard *g, const struct channel *c)
+{
+	int r = auditing_channel_start(g, c);
+	if (r == 0)
+		state_table_set_logged(g->state, c->slot);
+	return r;
+}
+
 int channel_start(struct guard *g, const struct channel *template, struct channel **ret)
 {
 	struct channel c = *template;
@@ -165,7 +173,7 @@ int channel_start(struct guard *g, const struct channel *template, struct channe
 	c.slot = state_put_channel(g, &c);
 	if (c.slot < 0)
 		return c.slot;
-	int r = auditing_channel_start(g, &c);
+	int r = channel_log(g, &c);
 	if (r == 0)
 		r = channel_restore(g, &c, ret);
 	if (r < 0)
@@ -341,6 +349,7 @@ int channel_adopt(struct guard *g, struct channel *c, bool accepting, struct sub
 		return slot;
 	}
 	subject_unref(old);
+	state_table_set_logged(g->state, slot);
 	state_drop(g, c->slot);
 	c->slot = slot;
 	return 0;

@@ -24,6 +24,8 @@ struct channel *channel_next(struct channel *c);
 const struct ended *channel_ended_get(struct guard *g, size_t i); /* newest first */
 int channel_restore(
 	struct guard *g, const struct channel *template, struct channel **ret) _must_check_;
+/* Its beginning, which has a record in the state table, goes to the audit log. */
+int channel_log(struct guard *g, const struct channel *c) _must_check_;
 /* The pair it is, with these ends, as a question; q borrows from c. */
 void channel_question(const struct channel *c, const struct subject *from, const struct subject *to,
 	struct endpoint_question *q);

@@ -28,6 +28,7 @@
 #include "guard/grant.h"
 #include "guard/job.h"
 #include "guard/judge.h"
+#include "guard/lease.h"
 #include "guard/limit.h"
 #include "guard/pb.h"
 #include "guard/process.h"
@@ -72,19 +73,6 @@ static void channel_of(const struct job *j, enum channel_via via, struct channel
 	snprintf(ret->limit_rule, sizeof(ret->limit_rule), "%s", j->verdict.limit_rule);
 }
 
-static void destroy(struct guard *g, const struct addr *a, const struct addr *b)
-{
-	Belay__FabricDestroy d = BELAY__FABRIC_DESTROY__INIT;
-	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
-	Belay__Addr ma = pb_addr(a), mb = pb_addr(b);
-	d.a = &ma;
-	d.b = &mb;
-	m.body_case = BELAY__TO_FABRIC__BODY_DESTROY;
-	m.destroy = &d;
-	if (arrow_order(g, &m, "end a connection") < 0)
-		log_error("cannot order the end of a connection");
-}
-
 /* Records the allowed decision and holds it against its rule's limit. False: answered. */
 static bool admit(struct job *j, const struct endpoint_question *q)
 {
@@ -105,6 +93,33 @@ static bool admit(struct job *j, const struct endpoint_question *q)
 }
 
 /* ---- the fabric connects ---- */
+
+/* Enters the channel of a connection that the fabric made. False: answered. */
+static bool connection_record(struct job *j)
+{
+	struct guard *g = j->guard;
+	struct channel t, *c = channel_find_names(g, j->transport, &j->local, &j->address);
+	channel_of(j, CHANNEL_DIRECT, &t);
+	t.dns = is_name_query(j);
+	if (c) {
+		/* The kernel has given its names to this socket: its own is gone, unreported yet.
+		 */
+		t.late = c->late + 1;
+		channel_ended(g, c, "closed");
+	}
+	seat_leave(g, &j->seat);
+	int r = channel_new_id(t.id) < 0 ? -EIO : channel_start(g, &t, &c);
+	if (r < 0) {
+		guard_end_connection(g, &j->local, &j->address);
+		job_fail(j, -EACCES, "record a channel");
+		return false;
+	}
+	if (j->caller->facts != g->facts)
+		channel_judge_one(g, c, "policy");
+	else
+		(void)lease_grant(g, j, &t, &j->lease);
+	return true;
+}
 
 static void connected(
 	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
@@ -131,25 +146,8 @@ static void connected(
 		job_answer(j, m->error, NULL);
 		return;
 	}
-	struct channel t, *c = channel_find_names(g, j->transport, &j->local, &j->address);
-	channel_of(j, CHANNEL_DIRECT, &t);
-	t.dns = is_name_query(j);
-	if (c) {
-		/* The kernel has given its names to this socket: its own is gone, unreported yet.
-		 */
-		t.late = c->late + 1;
-		channel_ended(g, c, "closed");
-	}
-	seat_leave(g, &j->seat);
-	int r = channel_new_id(t.id) < 0 ? -EIO : channel_start(g, &t, &c);
-	if (r < 0) {
-		destroy(g, &j->local, &j->address);
-		job_fail(j, -EACCES, "record a channel");
-		return;
-	}
-	if (j->caller->facts != g->facts)
-		channel_judge_one(g, c, "policy");
-	job_answer(j, m->error, NULL);
+	if (connection_record(j))
+		job_answer(j, m->error, NULL);
 }
 
 void connect_order(struct job *j, bool outside)
@@ -243,7 +241,7 @@ static void carry(
 	seat_leave(g, &j->seat); /* the channel counts from here on */
 	int r = channel_start(g, t, &c);
 	if (r < 0) {
-		destroy(g, &t->a, &t->b);
+		guard_end_connection(g, &t->a, &t->b);
 		job_fail(j, -EACCES, "record a channel");
 		return;
 	}
@@ -270,7 +268,7 @@ static void local_dialed(
 	if (!error)
 		error = m->error;
 	if (error || n_fds < 1) {
-		destroy(g, &j->local, &j->address);
+		guard_end_connection(g, &j->local, &j->address);
 		if (error == -EPIPE || error == -ETIMEDOUT)
 			job_fail(j, error, "connect");
 		else
@@ -280,7 +278,7 @@ static void local_dialed(
 	struct channel t;
 	channel_of(j, CHANNEL_LOCAL, &t);
 	if (pb_addr_read(m->local, &t.dialed) < 0 || channel_new_id(t.id) < 0) {
-		destroy(g, &j->local, &j->address);
+		guard_end_connection(g, &j->local, &j->address);
 		job_fail(j, -EACCES, "learn the name of a connection");
 		return;
 	}
@@ -321,7 +319,7 @@ static void local_paired(
 	m.dial = &o;
 	int r = arrow_call(g, ROLE_FABRIC, &m.base, NULL, 0, 0, local_dialed, j, &j->pending);
 	if (r < 0) {
-		destroy(g, &j->local, &j->address);
+		guard_end_connection(g, &j->local, &j->address);
 		job_fail(j, r, "connect");
 	}
 }
@@ -338,7 +336,7 @@ static void outside_paired(
 	channel_of(j, CHANNEL_PLAIN, &t);
 	t.protection = BELAY__PROTECTION__PROTECTION_PLAIN;
 	if (channel_new_id(t.id) < 0) {
-		destroy(g, &j->local, &j->address);
+		guard_end_connection(g, &j->local, &j->address);
 		job_fail(j, -EACCES, "name a channel");
 		return;
 	}

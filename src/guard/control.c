@@ -18,6 +18,7 @@
 
 #include "base/discard.h"
 #include "base/log.h"
+#include "guard/lease.h"
 #include "guard/pb.h"
 #include "guard/process.h"
 #include "ipc/control.h"
@@ -238,6 +239,7 @@ static void client_known(struct guard *g, void *ctx, int error, struct subject *
 static void request_start(struct client *c)
 {
 	struct guard *g = c->guard;
+	lease_read(g);
 	uint64_t tree;
 	struct subject *s;
 	if (process_known(g, c->pid, &tree, &s) && tree) {

@@ -18,6 +18,7 @@
 #include "guard/datagram.h"
 #include "guard/guard.h"
 #include "guard/job.h"
+#include "guard/lease.h"
 #include "guard/pb.h"
 #include "guard/state.h"
 #include "link.pb-c.h"
@@ -99,6 +100,24 @@ static int enforce_event(struct guard *g, const void *message, int *fds, size_t 
 	return jobs_message(g, message, fds, n_fds);
 }
 
+static void enforce_up(struct guard *g)
+{
+	arrow_set_ready(g, ROLE_ENFORCE);
+	lease_enforce_up(g);
+}
+
+static void enforce_down(struct guard *g)
+{
+	lease_cut_all(g);
+	lease_read(g);
+}
+
+/* Its successor begins without grants. */
+static void fabric_down(struct guard *g)
+{
+	lease_cut_all(g);
+}
+
 static void conn_up(struct guard *g)
 {
 	restore_conn_up(g);
@@ -146,9 +165,10 @@ static void signer_down(struct guard *g)
 const struct arrow_ops events_arrows[_ROLE_N] = {
 	[ROLE_ATTEST] = {&belay__from_attest__descriptor, no_event, NULL, NULL, 10000},
 	[ROLE_SIGNER] = {&belay__from_signer__descriptor, no_event, signer_up, signer_down, 10000},
-	[ROLE_FABRIC] = {&belay__from_fabric__descriptor, fabric_event, restore_fabric_up, NULL,
-		15000},
-	[ROLE_ENFORCE] = {&belay__from_enforce__descriptor, enforce_event, NULL, NULL, 5000},
+	[ROLE_FABRIC] = {&belay__from_fabric__descriptor, fabric_event, restore_fabric_up,
+		fabric_down, 15000},
+	[ROLE_ENFORCE] = {&belay__from_enforce__descriptor, enforce_event, enforce_up, enforce_down,
+		5000},
 	[ROLE_LINK] = {&belay__from_link__descriptor, link_event, link_up, link_down, 60000},
 	[ROLE_CONN] = {&belay__from_conn__descriptor, conn_event, conn_up, conn_down, 60000},
 };
@@ -157,6 +177,7 @@ const struct arrow_ops events_arrows[_ROLE_N] = {
 
 void guard_addresses_changed(struct guard *g)
 {
+	lease_cut_all(g); /* the fabric gives up its grants */
 	if (arrow_up(g, ROLE_FABRIC) && restore_config(g) < 0)
 		log_error("cannot tell the fabric its addresses");
 }
@@ -166,6 +187,19 @@ void guard_distrust(struct guard *g, enum role role, const char *why)
 	/* To belayd, who does not die: whoever else is told may be killed before it acts. */
 	if (component_reject(&g->component, role, g->component.peer[role], why) < 0)
 		log_error("cannot have %s replaced", role_name(role));
+}
+
+void guard_end_connection(struct guard *g, const struct addr *a, const struct addr *b)
+{
+	Belay__FabricDestroy d = BELAY__FABRIC_DESTROY__INIT;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__Addr ma = pb_addr(a), mb = pb_addr(b);
+	d.a = &ma;
+	d.b = &mb;
+	m.body_case = BELAY__TO_FABRIC__BODY_DESTROY;
+	m.destroy = &d;
+	if (arrow_order(g, &m, "end a connection") < 0)
+		log_error("cannot order the end of a connection");
 }
 
 bool guard_owns(const struct guard *g, const struct addr *a)

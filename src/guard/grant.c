@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "fabric.pb-c.h"
 #include "guard/judge.h"
+#include "guard/lease.h"
 #include "guard/pb.h"
 
 #define BUCKETS 4096u
@@ -242,6 +243,8 @@ static bool reaches(struct guard *g, struct grant *t, const void *x)
 void grant_destination_gone(struct guard *g, Belay__Transport transport, const struct addr *a)
 {
 	struct gone w = {transport, a};
+	if (transport == BELAY__TRANSPORT__TRANSPORT_TCP)
+		lease_cut_destination(g, a);
 	grants_each(g, reaches, &w);
 }
 

@@ -208,6 +208,7 @@ struct channel {
 	struct subject *from, *to; /* to may be NULL (outside) */
 	bool initiator;            /* remote: our program is the connecting one */
 	bool dns, published; /* to the relay of name queries; from outside to a published port */
+	bool leased;         /* made under a lease, and recorded after */
 	bool unseen, held;   /* to be confirmed by the fabric; confirmed by conn */
 	uint32_t mark;
 	uint32_t late; /* ends of earlier sockets of these names that are still to be told */
@@ -245,7 +246,8 @@ struct job {
 	Belay__Transport transport;
 	uint64_t tree, peer_tree;
 	uint32_t pid, family, peer_pid;
-	bool v6only;
+	bool v6only, lease_wanted;
+	Belay__Lease lease; /* to go with the answer; generation 0: none */
 	int backlog;
 	char unix_path[256];
 	int pidfd, sock;
@@ -345,6 +347,7 @@ struct guard {
 	struct binds *binds;         /* bind.h */
 	struct grants *grants;       /* grant.h */
 	struct channels *channels;   /* channel.h */
+	struct leases *leases;       /* lease.h */
 	SLIST_HEAD(, limit) limits;  /* limit.h */
 	struct times *times;         /* times.h */
 	struct trees *trees;         /* tree.h */
@@ -376,6 +379,8 @@ int guard_open(struct guard *g, struct error *e) _must_check_;
 void guard_close(struct guard *g);
 /* Own addresses or the node's name changed: the fabric is told. */
 void guard_addresses_changed(struct guard *g);
+/* Orders the end of the connection with these two names. */
+void guard_end_connection(struct guard *g, const struct addr *a, const struct addr *b);
 /* Asks belayd to replace a component that surprised us. */
 void guard_distrust(struct guard *g, enum role role, const char *why);
 /* Loopback, any, or one of this node's own. */

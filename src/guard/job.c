@@ -118,6 +118,7 @@ void job_answer(struct job *j, int error, const char *notice)
 	Belay__Answer a = BELAY__ANSWER__INIT;
 	a.error = error;
 	a.notice = pb_text(notice ? notice : "");
+	a.lease = j->lease.generation ? &j->lease : NULL;
 	job_end(j, &a);
 }
 
@@ -280,6 +281,7 @@ static int job_new(struct guard *g, uint64_t id, const Belay__Question *q, const
 	j->pid = q->pid;
 	j->family = q->family;
 	j->v6only = q->v6only;
+	j->lease_wanted = q->lease;
 	j->backlog = q->backlog;
 	j->address = *a;
 	j->pidfd = take_fd(&fds[0]);
@@ -389,60 +391,15 @@ static int question_message(
 	return 0;
 }
 
-/* ---- sockets for the pool ---- */
-
-struct wanted {
-	uint32_t family, enforce;
-	Belay__Transport transport;
-};
-
-static void sockets_made(
-	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
-{
-	struct wanted *w = ctx;
-	const Belay__FromFabric *m = reply;
-	Belay__Sockets s = BELAY__SOCKETS__INIT;
-	Belay__ToEnforce out = BELAY__TO_ENFORCE__INIT;
-	s.family = w->family;
-	s.transport = w->transport;
-	out.body_case = BELAY__TO_ENFORCE__BODY_SOCKETS;
-	out.sockets = &s;
-	if (error || m->error)
-		log_warn("the fabric gave no sockets: %s", strerror(-(error ? error : m->error)));
-	else if (g->arrows[ROLE_ENFORCE].opened == w->enforce &&
-		 arrow_send(g, ROLE_ENFORCE, &out.base, fds, n_fds) < 0)
-		log_warn("cannot pass sockets to enforce");
-	free(w);
-}
-
-static int sockets_wanted(struct guard *g, const Belay__SocketsWanted *q)
-{
-	Belay__FabricSockets s = BELAY__FABRIC_SOCKETS__INIT;
-	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
-	if (q->count == 0 || q->count > FDS_PASS_MAX)
-		return -EBADMSG;
-	struct wanted *w = calloc(1, sizeof(*w));
-	if (!w)
-		return 0;
-	w->family = s.family = q->family;
-	w->transport = s.transport = q->transport;
-	w->enforce = g->arrows[ROLE_ENFORCE].opened;
-	s.count = q->count;
-	m.body_case = BELAY__TO_FABRIC__BODY_SOCKETS;
-	m.sockets = &s;
-	int r = arrow_call(g, ROLE_FABRIC, &m.base, NULL, 0, CALL_RESEND, sockets_made, w, NULL);
-	if (r < 0)
-		free(w);
-	return 0;
-}
-
 int jobs_message(struct guard *g, const Belay__FromEnforce *m, int *fds, size_t n_fds)
 {
 	switch (m->body_case) {
 	case BELAY__FROM_ENFORCE__BODY_QUESTION:
 		return question_message(g, m->id, m, fds, n_fds);
 	case BELAY__FROM_ENFORCE__BODY_SOCKETS_WANTED:
-		return n_fds ? -EBADMSG : sockets_wanted(g, m->sockets_wanted);
+		return n_fds ? -EBADMSG : jobs_sockets(g, m->sockets_wanted);
+	case BELAY__FROM_ENFORCE__BODY_LEASES_USED:
+		return n_fds ? -EBADMSG : 0; /* read before any message */
 	case BELAY__FROM_ENFORCE__BODY_TREE_GONE:
 		if (n_fds)
 			return -EBADMSG;

@@ -12,6 +12,9 @@ int question_check(const Belay__Question *q, size_t n_fds, struct addr *ret) _mu
 /* Questions asked before the fabric was held against the tables are answered now. */
 void jobs_release(struct guard *g);
 
+/* enforce wants sockets (sockets.c). Negative: a surprise. */
+int jobs_sockets(struct guard *g, const Belay__SocketsWanted *q) _must_check_;
+
 /* An entry of the table of bound addresses is about to go: no question may hold it. */
 void jobs_bind_gone(struct guard *g, const struct bind *b);
 

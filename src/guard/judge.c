@@ -11,6 +11,7 @@
 #include "guard/bind.h"
 #include "guard/channel.h"
 #include "guard/grant.h"
+#include "guard/lease.h"
 
 static Belay__Evidence *evidence_copy(const Belay__Evidence *e)
 {
@@ -47,6 +48,8 @@ void judge_subject(struct guard *g, struct subject **s)
 void judge_all(struct guard *g, const char *reason)
 {
 	g->facts++;
+	lease_cut_all(g);
+	lease_read(g);
 	bind_judge(g, reason);
 	grant_judge(g);
 	channel_judge(g, reason);

@@ -21,6 +21,7 @@
 
 #include "attest.pb-c.h"
 #include "base/clock.h"
+#include "guard/lease.h"
 #include "guard/share.h"
 
 #define BUCKETS 1024u /* pids are dense numbers: nothing to flood */
@@ -91,6 +92,7 @@ static void process_unlink(struct process *p)
 	p->guard->processes->n--;
 	if (p->tree)
 		share_drop(p->guard, SHARE_PROCESSES, p->who);
+	lease_cut_process(p->guard, p->pid);
 	arrow_cancel(p->attesting);
 	if (p->watch) {
 		uv_poll_stop(p->watch);
@@ -209,6 +211,15 @@ struct subject *process_subject(struct guard *g, uint32_t pid, uint64_t start_ti
 {
 	struct process *p = process_by_start(g, pid, start_time);
 	return p ? p->subject : NULL;
+}
+
+uint64_t process_holds_until(struct guard *g, const struct subject *s)
+{
+	const struct process *p = process_by_start(g, s->evidence->pid, s->evidence->start_time);
+	if (!p || p->pidfd < 0)
+		return UINT64_MAX;
+	bool known = p->subject && p->taken_ms && p->facts == g->facts && !p->attesting_exec;
+	return known ? p->taken_ms + EVIDENCE_LEASE_MS : 0;
 }
 
 void process_tree_gone(struct guard *g, uint64_t tree)
@@ -346,6 +357,7 @@ void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool a
 	if (ret)
 		*ret = w;
 	if (at_exec) {
+		lease_cut_process(g, pid);
 		/* What is on its way tells of the image before. */
 		arrow_cancel(p->attesting);
 		p->attesting = NULL;

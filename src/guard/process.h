@@ -17,4 +17,9 @@ bool process_ask_again(struct guard *g, uint32_t pid, uint64_t start_time, proce
 	struct process_wait **ret);
 /* The living process of that pid: its tree and subject as last found. False if it is not known. */
 bool process_known(struct guard *g, uint32_t pid, uint64_t *ret_tree, struct subject **ret);
+/*
+ * Until when (monotonic ms) what is known of the subject's process decides; 0: no more. One that
+ * has ended or was never looked at here changes no more: UINT64_MAX.
+ */
+uint64_t process_holds_until(struct guard *g, const struct subject *s);
 void process_tree_gone(struct guard *g, uint64_t tree);

@@ -19,6 +19,7 @@
 #include "guard/grant.h"
 #include "guard/job.h"
 #include "guard/judge.h"
+#include "guard/lease.h"
 #include "guard/pb.h"
 #include "guard/policies.h"
 #include "guard/publish.h"
@@ -58,9 +59,10 @@ static int bind_load(struct guard *g, const Belay__StateBind *m, int slot)
 	return r;
 }
 
-static int channel_load(struct guard *g, const Belay__StateChannel *m, int slot)
+/* Its subjects are the caller's to let go. */
+static int channel_read(struct guard *g, const Belay__StateChannel *m, int slot, struct channel *c)
 {
-	struct channel c = {.via = (enum channel_via)m->via,
+	*c = (struct channel){.via = (enum channel_via)m->via,
 		.transport = m->transport,
 		.protection = m->protection,
 		.initiator = m->initiator,
@@ -74,17 +76,39 @@ static int channel_load(struct guard *g, const Belay__StateChannel *m, int slot)
 		.idle_limit_ms = m->idle_limit_ms,
 		.stats_ms = clock_mono_ms(),
 		.slot = slot};
-	if (m->id.len != CHANNEL_ID_LEN || m->via > CHANNEL_PLAIN || pb_addr_read(m->a, &c.a) < 0 ||
-		pb_addr_read(m->b, &c.b) < 0 || pb_addr_read(m->dialed, &c.dialed) < 0)
+	if (m->id.len != CHANNEL_ID_LEN || m->via > CHANNEL_PLAIN ||
+		pb_addr_read(m->a, &c->a) < 0 || pb_addr_read(m->b, &c->b) < 0 ||
+		pb_addr_read(m->dialed, &c->dialed) < 0)
 		return -EBADMSG;
-	memcpy(c.id, m->id.data, CHANNEL_ID_LEN);
-	snprintf(c.rule, sizeof(c.rule), "%s", m->rule);
-	snprintf(c.limit_rule, sizeof(c.limit_rule), "%s", m->limit_rule);
-	c.from = subject_load(g, m->from);
-	c.to = subject_load(g, m->to);
-	struct channel *ret;
-	int r = (c.from || c.published) && (c.to || !m->to) ? channel_restore(g, &c, &ret)
-							    : -ENOMEM;
+	memcpy(c->id, m->id.data, CHANNEL_ID_LEN);
+	snprintf(c->rule, sizeof(c->rule), "%s", m->rule);
+	snprintf(c->limit_rule, sizeof(c->limit_rule), "%s", m->limit_rule);
+	c->from = subject_load(g, m->from);
+	c->to = subject_load(g, m->to);
+	return (c->from || c->published) && (c->to || !m->to) ? 0 : -ENOMEM;
+}
+
+static int channel_load(struct guard *g, const Belay__StateChannel *m, int slot)
+{
+	struct channel c, *ret;
+	int r = channel_read(g, m, slot, &c);
+	if (r == 0)
+		r = channel_restore(g, &c, &ret);
+	/* Our predecessor died between its two records. */
+	if (r == 0 && !state_table_logged(g->state, slot) && channel_log(g, ret) < 0)
+		log_error("cannot log a channel that was found");
+	subject_unref(c.from);
+	subject_unref(c.to);
+	return r;
+}
+
+static int lease_load(struct guard *g, const Belay__StateLease *m, int slot)
+{
+	struct channel c = {0};
+	int r = m->channel ? channel_read(g, m->channel, slot, &c) : -EBADMSG;
+	c.unseen = false;
+	if (r == 0)
+		r = lease_restore(g, m->lease, m->generation, &c, slot);
 	subject_unref(c.from);
 	subject_unref(c.to);
 	return r;
@@ -100,6 +124,8 @@ static int record_load(struct guard *g, Belay__StateRecord *m, int slot)
 		return bind_load(g, m->bind, slot);
 	case BELAY__STATE_RECORD__BODY_CHANNEL:
 		return channel_load(g, m->channel, slot);
+	case BELAY__STATE_RECORD__BODY_LEASE:
+		return lease_load(g, m->lease, slot);
 	case BELAY__STATE_RECORD__BODY__NOT_SET:
 	case _BELAY__STATE_RECORD__BODY__CASE_IS_INT_SIZE:
 	default:

@@ -14,6 +14,7 @@
 #include "guard/guard.h"
 #include "guard/idle.h"
 #include "guard/job.h"
+#include "guard/lease.h"
 #include "guard/limit.h"
 #include "guard/parts.h"
 #include "guard/policies.h"
@@ -39,8 +40,8 @@ int guard_open(struct guard *g, struct error *e)
 	if ((r = shares_init(g)) < 0 || (r = repeats_init(g)) < 0 || (r = parts_init(g)) < 0 ||
 		(r = refusals_init(g)) < 0 || (r = processes_init(g)) < 0 ||
 		(r = binds_init(g)) < 0 || (r = grants_init(g)) < 0 || (r = channels_init(g)) < 0 ||
-		(r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 || (r = laters_init(g)) < 0 ||
-		(r = controls_init(g)) < 0 || (r = idle_init(g)) < 0 ||
+		(r = leases_init(g)) < 0 || (r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 ||
+		(r = laters_init(g)) < 0 || (r = controls_init(g)) < 0 || (r = idle_init(g)) < 0 ||
 		(r = policies_init(g)) < 0 || (r = times_init(g)) < 0)
 		return error_errno(e, r, "cannot set up");
 	r = auditing_init(g, e);
@@ -53,7 +54,10 @@ int guard_open(struct guard *g, struct error *e)
 	if (r < 0)
 		return r;
 	r = restore_load(g);
-	return r < 0 ? error_errno(e, r, "cannot restore the state of before") : 0;
+	if (r < 0)
+		return error_errno(e, r, "cannot restore the state of before");
+	lease_read(g);
+	return 0;
 }
 
 void guard_close(struct guard *g)
@@ -68,6 +72,7 @@ void guard_close(struct guard *g)
 	grants_deinit(g);
 	binds_deinit(g);
 	processes_deinit(g);
+	leases_deinit(g);
 	trees_deinit(g);
 	idle_deinit(g);
 	repeats_deinit(g);

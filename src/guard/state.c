@@ -142,33 +142,61 @@ int state_put_bind(struct guard *g, const struct bind *b)
 	return put(g, &m);
 }
 
+/* The message and what its pointers point to. */
+struct channel_msg {
+	Belay__StateChannel m;
+	Belay__Addr a, b, dialed;
+	struct subject_msg from, to;
+};
+
+static Belay__StateChannel *channel_fill(struct channel_msg *x, const struct channel *c)
+{
+	Belay__StateChannel *s = &x->m;
+	belay__state_channel__init(s);
+	x->a = pb_addr(&c->a);
+	x->b = pb_addr(&c->b);
+	x->dialed = pb_addr(&c->dialed);
+	s->id = pb_bytes(c->id, sizeof(c->id));
+	s->via = c->via;
+	s->transport = c->transport;
+	s->protection = c->protection;
+	s->a = &x->a;
+	s->b = &x->b;
+	s->from = subject_fill(&x->from, c->from);
+	s->to = subject_fill(&x->to, c->to);
+	s->initiator = c->initiator;
+	s->mark = c->mark;
+	s->tree = c->tree;
+	s->started_wall_ms = c->started_wall_ms;
+	s->started_ms = c->started_ms;
+	s->idle_limit_ms = c->idle_limit_ms;
+	s->rule = pb_text(c->rule);
+	s->limit_rule = pb_text(c->limit_rule);
+	s->dns = c->dns;
+	s->published = c->published;
+	s->dialed = &x->dialed;
+	return s;
+}
+
 int state_put_channel(struct guard *g, const struct channel *c)
 {
-	Belay__StateChannel s = BELAY__STATE_CHANNEL__INIT;
 	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
-	Belay__Addr a = pb_addr(&c->a), b = pb_addr(&c->b), dialed = pb_addr(&c->dialed);
-	struct subject_msg from, to;
-	s.id = pb_bytes(c->id, sizeof(c->id));
-	s.via = c->via;
-	s.transport = c->transport;
-	s.protection = c->protection;
-	s.a = &a;
-	s.b = &b;
-	s.from = subject_fill(&from, c->from);
-	s.to = subject_fill(&to, c->to);
-	s.initiator = c->initiator;
-	s.mark = c->mark;
-	s.tree = c->tree;
-	s.started_wall_ms = c->started_wall_ms;
-	s.started_ms = c->started_ms;
-	s.idle_limit_ms = c->idle_limit_ms;
-	s.rule = pb_text(c->rule);
-	s.limit_rule = pb_text(c->limit_rule);
-	s.dns = c->dns;
-	s.published = c->published;
-	s.dialed = &dialed;
+	struct channel_msg x;
 	m.body_case = BELAY__STATE_RECORD__BODY_CHANNEL;
-	m.channel = &s;
+	m.channel = channel_fill(&x, c);
+	return put(g, &m);
+}
+
+int state_put_lease(struct guard *g, uint32_t lease, uint32_t generation, const struct channel *c)
+{
+	Belay__StateRecord m = BELAY__STATE_RECORD__INIT;
+	Belay__StateLease l = BELAY__STATE_LEASE__INIT;
+	struct channel_msg x;
+	l.lease = lease;
+	l.generation = generation;
+	l.channel = channel_fill(&x, c);
+	m.body_case = BELAY__STATE_RECORD__BODY_LEASE;
+	m.lease = &l;
 	return put(g, &m);
 }
 

@@ -34,6 +34,9 @@ int state_table_put(struct state_table *t, const void *payload, size_t len) _mus
 void state_table_drop(struct state_table *t, int slot);
 /* Length and payload of a valid record, 0 if the slot holds none. Broken records read as none. */
 size_t state_table_get(const struct state_table *t, int slot, const void **ret);
+/* Of a record just put or got: what it tells of is in the audit log too. */
+void state_table_set_logged(struct state_table *t, int slot);
+bool state_table_logged(const struct state_table *t, int slot);
 size_t state_table_used(const struct state_table *t);
 int state_table_slots(const struct state_table *t); /* one past the highest slot */
 
@@ -44,6 +47,8 @@ int state_put_tree(struct guard *g, uint64_t tree, uint32_t pid, uint32_t uid, c
 	bool ran) _must_check_;
 int state_put_bind(struct guard *g, const struct bind *b) _must_check_;
 int state_put_channel(struct guard *g, const struct channel *c) _must_check_;
+int state_put_lease(
+	struct guard *g, uint32_t lease, uint32_t generation, const struct channel *c) _must_check_;
 void state_drop(struct guard *g, int slot);
 
 /* ---- restore.c ---- */

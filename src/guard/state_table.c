@@ -30,7 +30,7 @@ struct state_record {
 	_Atomic uint32_t valid; /* 1: counts. Written last, cleared first */
 	uint32_t len;
 	uint8_t sum[crypto_shorthash_BYTES];
-	uint64_t reserved;
+	uint64_t logged; /* its beginning is in the audit log */
 	uint8_t payload[STATE_PAYLOAD_MAX];
 };
 static_assert(sizeof(struct state_record) == STATE_RECORD_LEN, "records do not drift");
@@ -172,7 +172,7 @@ int state_table_put(struct state_table *t, const void *payload, size_t len)
 	struct state_record *r = &t->records[slot];
 	atomic_store_explicit(&r->valid, 0, memory_order_seq_cst);
 	r->len = (uint32_t)len;
-	r->reserved = 0;
+	r->logged = 0;
 	memcpy(r->payload, payload, len);
 	record_sum(t, slot, r->len, r->payload, r->sum);
 	atomic_store_explicit(&r->valid, 1, memory_order_seq_cst);
@@ -207,6 +207,16 @@ size_t state_table_get(const struct state_table *t, int slot, const void **ret)
 		return 0;
 	*ret = r->payload;
 	return len;
+}
+
+void state_table_set_logged(struct state_table *t, int slot)
+{
+	t->records[slot].logged = 1;
+}
+
+bool state_table_logged(const struct state_table *t, int slot)
+{
+	return t->records[slot].logged == 1;
 }
 
 size_t state_table_used(const struct state_table *t)

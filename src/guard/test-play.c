@@ -254,6 +254,9 @@ void guard_start(void)
 		fail_msg("%s", e.text);
 	w->attest = arrow_to(ROLE_ATTEST);
 	w->enforce = arrow_to(ROLE_ENFORCE);
+	Belay__ToEnforce *book = next(w->enforce, &belay__to_enforce__descriptor);
+	assert_int_equal(book->body_case, BELAY__TO_ENFORCE__BODY_LEASE_BOOK);
+	ipc_free(book);
 }
 
 /* As a kill would: nothing is told to anybody; only the memory and the directory stay. */

@@ -93,7 +93,7 @@ static void test_a_flipped_bit_voids_its_record_only(void **state)
 	uint8_t *raw = mmap(NULL, TABLE_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	assert_ptr_not_equal(raw, MAP_FAILED);
 	uint8_t *record = raw + (size_t)b * STATE_RECORD_LEN;
-	/* valid, length, checksum, and the payload's ten bytes; 8 bytes between are reserved. */
+	/* valid, length, checksum, and the payload's ten bytes; 8 bytes between do not decide. */
 	for (size_t bit = 0; bit < (24 + 10) * 8; bit++) {
 		if (bit / 8 >= 16 && bit / 8 < 24)
 			continue;
