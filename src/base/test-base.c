@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 
 #include "base/addr.h"
+#include "base/crowd.h"
 #include "base/error.h"
 #include "base/fds.h"
 #include "base/hex.h"
@@ -207,6 +208,36 @@ static void test_read_file(void **state)
 	close(pidfd);
 }
 
+static struct addr from(const char *text)
+{
+	struct addr a;
+	assert_int_equal(addr_parse(text, &a), 0);
+	return a;
+}
+
+static void test_crowd(void **state)
+{
+	(void)state;
+	struct addr w[8], one = from("192.0.2.1:1"), other = from("192.0.2.2:1");
+	for (size_t i = 0; i < ARRAY_LEN(w); i++)
+		w[i] = from("192.0.2.1:5");
+	/* Its own kind keeps it out, others do not; the oldest goes. */
+	assert_int_equal(crowd_gives_way(w, ARRAY_LEN(w), &one), ARRAY_LEN(w));
+	assert_int_equal(crowd_gives_way(w, ARRAY_LEN(w), &other), ARRAY_LEN(w) - 1);
+	/* Half each: neither gains from the other. */
+	for (size_t i = 0; i < ARRAY_LEN(w) / 2; i++)
+		w[i] = other;
+	assert_int_equal(crowd_gives_way(w, ARRAY_LEN(w), &one), ARRAY_LEN(w));
+	assert_int_equal(crowd_gives_way(w, ARRAY_LEN(w), &other), ARRAY_LEN(w));
+	/* One of a new network takes from the largest. */
+	w[0] = from("[2001:db8::1]:1");
+	struct addr near = from("[2001:db8::2]:1"), far = from("[2001:db8:0:1::1]:1");
+	assert_true(crowd_same_source(&w[0], &near));
+	assert_false(crowd_same_source(&w[0], &far));
+	assert_int_equal(crowd_gives_way(w, ARRAY_LEN(w), &far), ARRAY_LEN(w) - 1);
+	assert_int_equal(crowd_gives_way(w, 0, &far), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_addr_text),
@@ -214,7 +245,7 @@ int main(void)
 		cmocka_unit_test(test_hex), cmocka_unit_test(test_error),
 		cmocka_unit_test(test_secret), cmocka_unit_test(test_proc),
 		cmocka_unit_test(test_memfd), cmocka_unit_test(test_passing),
-		cmocka_unit_test(test_read_file)};
+		cmocka_unit_test(test_read_file), cmocka_unit_test(test_crowd)};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/crowd.h"
 #include "conn/internal.h"
 #include "crypto/hmac.h"
 #include "crypto/random.h"
@@ -28,6 +29,7 @@ struct proof {
 	struct carrier *carrier; /* dialer: whose this will be; acceptor: after the hello */
 	struct peer *peer;
 	int fd;
+	struct addr from; /* acceptor: whoever that is */
 	uint64_t deadline;
 	size_t have, need; /* of the message being read, at `base` */
 	size_t base;
@@ -74,19 +76,42 @@ static struct proof *proof_new(struct engine *e, int fd, enum proof_step step)
 	return p;
 }
 
+/* A place among those who have proven nothing; when all are taken, one of another's. */
+static bool make_place(struct engine *e, const struct addr *newcomer)
+{
+	struct addr from[ENGINE_PROOFS_MAX];
+	struct proof *p, *accepted[ENGINE_PROOFS_MAX];
+	size_t n = 0;
+	LIST_FOREACH (p, &e->proofs, link)
+		if (p->step >= PROOF_WAIT_HELLO && n < ENGINE_PROOFS_MAX) {
+			from[n] = p->from;
+			accepted[n++] = p;
+		}
+	if (n < ENGINE_PROOFS_MAX)
+		return true;
+	size_t who = crowd_gives_way(from, n, newcomer);
+	if (who < n)
+		proof_free(e, accepted[who]);
+	return who < n;
+}
+
 void proof_accept(struct engine *e, int fd)
 {
-	size_t accepted = 0;
-	struct proof *p;
-	LIST_FOREACH (p, &e->proofs, link)
-		accepted += p->step >= PROOF_WAIT_HELLO;
-	if (accepted >= ENGINE_PROOFS_MAX) {
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+	struct addr from = {0};
+	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0 &&
+		addr_from_sockaddr(&ss, len, &from) < 0)
+		from = (struct addr){0};
+	if (!make_place(e, &from)) {
 		close(fd);
 		return;
 	}
-	p = proof_new(e, fd, PROOF_WAIT_HELLO);
-	if (p)
-		p->need = 8;
+	struct proof *p = proof_new(e, fd, PROOF_WAIT_HELLO);
+	if (!p)
+		return;
+	p->need = 8;
+	p->from = from;
 }
 
 void proof_dial(struct carrier *c)

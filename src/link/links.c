@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/crowd.h"
 #include "base/log.h"
 #include "ipc/ipc.h"
 #include "link/internal.h"
@@ -275,14 +276,33 @@ int links_peers(struct links *l, const struct link_listed *peers, size_t n)
 	return 0;
 }
 
+/* All places for strangers are taken: makes one for who comes from there, or does not. */
+static bool make_place(struct session *const *strangers, size_t n, int fd)
+{
+	struct addr from[LINK_STRANGERS_MAX], newcomer = {0};
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+	if (getpeername(fd, (struct sockaddr *)&ss, &len) < 0 ||
+		addr_from_sockaddr(&ss, len, &newcomer) < 0)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		from[i] = strangers[i]->from;
+	size_t who = crowd_gives_way(from, n, &newcomer);
+	if (who == n)
+		return false;
+	links_session_end(strangers[who], "strangers from elsewhere wait");
+	return true;
+}
+
 void links_accept(struct links *l, int fd)
 {
-	size_t strangers = 0;
-	struct session *s;
+	struct session *s, *strangers[LINK_STRANGERS_MAX];
+	size_t n = 0;
 	LIST_FOREACH (s, &l->sessions, link)
-		strangers += !s->dying && !s->live &&
-			     (s->kind == SESSION_ACCEPTED || s->kind == SESSION_GUEST);
-	if (strangers >= LINK_STRANGERS_MAX) {
+		if (!s->dying && !s->live && n < LINK_STRANGERS_MAX &&
+			(s->kind == SESSION_ACCEPTED || s->kind == SESSION_GUEST))
+			strangers[n++] = s;
+	if (n == LINK_STRANGERS_MAX && !make_place(strangers, n, fd)) {
 		close(fd);
 		return;
 	}

@@ -49,10 +49,9 @@ struct session *session_new(
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
-	struct addr a;
 	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0 &&
-		addr_from_sockaddr(&ss, len, &a) == 0)
-		addr_format(&a, true, s->remote);
+		addr_from_sockaddr(&ss, len, &s->from) == 0)
+		addr_format(&s->from, true, s->remote);
 	s->started_ms = links_now(l);
 	if (uv_poll_init(links_loop(l), p, fd) < 0) {
 		tls_conn_free(s->tls);

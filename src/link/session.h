@@ -26,6 +26,7 @@ struct session {
 		dying; /* live: the link of its node; asked: a guest has said its one thing */
 	char node[X509_NODE_MAX]; /* dialed: whom we mean to reach; then: the certificate's */
 	char remote[ADDR_TEXT_MAX];
+	struct addr from; /* whoever is at the other end of the socket */
 	char why[256];
 	uint64_t started_ms;
 	uint64_t unheard_ms; /* when the first of what had no answer yet was said; 0: nothing */

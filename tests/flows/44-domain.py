@@ -217,5 +217,54 @@ def test_a_certificate_that_is_over_ends_its_links(w):
         wait_for("the link is down", lambda: not d.up("beta", "gamma") and not d.up("gamma", "beta"), 3 * life)
 
 
+def test_strangers_keep_nobody_out(w):
+    need("redis-server", "redis-cli")
+    stop = threading.Event()
+    def crowd(to):
+        """Keeps as many silent connections to an address as it can get, all from one address."""
+        held = []
+        while not stop.is_set():
+            for _ in range(16):
+                s = socket.socket()
+                s.setblocking(False)
+                s.bind(("127.0.0.99", 0))
+                with contextlib.suppress(OSError):
+                    s.connect(to)
+                held.append(s)
+            stop.wait(0.1)
+            while len(held) > 160:
+                held.pop(0).close()
+        for s in held:
+            s.close()
+    with Domain(w) as d:
+        d.start("alpha")
+        b = d.start("beta")
+        w.enroll("/usr/bin/redis-server", "cache")
+        b.enroll("/usr/bin/redis-cli", "shell")
+        w.policy("version: 1\nrules:\n  - { name: l, allow: bind, from: { program: cache }, port: 6379 }\n"
+                 "  - { name: c, allow: connect, from: { program: shell, node: beta }, to: { program: cache }, port: 6379 }\n")
+        b.policy("version: 1\nrules:\n  - { name: c, allow: connect, from: { program: shell }, to: { program: cache, node: alpha }, port: 6379 }\n")
+        s = w.serve("redis-server", "--port", "6379", "--save", "", "--dir", w.tmp, "--bind", "10.77.0.1", "--protected-mode", "no")
+        wait_for("redis is up", lambda: "Ready to accept" in s.output() or s.poll() is not None)
+        token = d.invite("beta")
+        ports = [("127.0.0.2", d.port), ("127.0.0.2", d.port + 1)]
+        threads = [threading.Thread(target=crowd, args=(p,)) for p in ports]
+        for t in threads:
+            t.start()
+        try:
+            time.sleep(1)
+            d.join("beta", token)    # only beta dials: alpha's port must take it
+            threads.append(threading.Thread(target=crowd, args=(("127.0.0.3", d.port + 1),)))
+            threads[-1].start()
+            wait_for("a connection", lambda: b.run("redis-cli", "-h", "10.77.0.1", "PING", check=False).stdout.strip() == "PONG", 5)
+            for x in (w, b):
+                os.kill(x.pids()["conn"], signal.SIGKILL)    # both data ports are needed anew
+            wait_for("a connection again", lambda: b.run("redis-cli", "-h", "10.77.0.1", "PING", check=False).stdout.strip() == "PONG", 8)
+        finally:
+            stop.set()
+            for t in threads:
+                t.join()
+
+
 if __name__ == "__main__":
     main(globals())
