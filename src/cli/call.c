@@ -72,3 +72,30 @@ int cli_call(struct cli_call *c, const Belay__ControlRequest *rq, const int *fds
 		return cli_fail(EXIT_NO_INSTANCE, "cannot ask the instance: %s", strerror(-r));
 	return cli_next(c, ret);
 }
+
+int cli_ask(const Belay__ControlRequest *rq, const int *fds, size_t n_fds)
+{
+	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
+	_cleanup_reply_ Belay__ControlReply *reply = NULL;
+	int r = cli_call(&c, rq, fds, n_fds, &reply);
+	if (r == EXIT_OK && reply->text[0])
+		printf("%s\n", reply->text);
+	return r;
+}
+
+int cli_rows(const Belay__ControlRequest *rq,
+	void (*fn)(void *ctx, const Belay__ControlReply *reply), void *ctx)
+{
+	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
+	Belay__ControlReply *reply = NULL;
+	bool more = true;
+	int r = cli_call(&c, rq, NULL, 0, &reply);
+	while (r == EXIT_OK && more) {
+		fn(ctx, reply);
+		more = reply->more;
+		cli_reply_freep(&reply);
+		if (more)
+			r = cli_next(&c, &reply);
+	}
+	return r;
+}

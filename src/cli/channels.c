@@ -78,6 +78,16 @@ static void add_channel_row(struct cli_table *t, const Belay__ChannelRow *r)
 	cli_table_cell(t, "%s%s", r->state, is_udp(r) ? " (udp)" : "");
 }
 
+/* ctx: the table; NULL: JSON. */
+static void print_rows(void *ctx, const Belay__ControlReply *reply)
+{
+	for (size_t i = 0; i < reply->n_channels; i++)
+		if (ctx)
+			add_channel_row(ctx, reply->channels[i]);
+		else
+			print_channel_json(reply->channels[i]);
+}
+
 int cmd_channels(int argc, char **argv)
 {
 	bool json = false;
@@ -96,21 +106,7 @@ int cmd_channels(int argc, char **argv)
 	static const char *const titles[] = {
 		"CHANNEL", "FROM", "TO", "RULE", "PROTECTION", "SENT", "RECEIVED", "AGE", "STATE"};
 	struct cli_table *t = json ? NULL : cli_table_new(ARRAY_LEN(titles), titles);
-	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
-	Belay__ControlReply *reply = NULL;
-	bool more = true;
-	int r = cli_call(&c, &rq, NULL, 0, &reply);
-	while (r == EXIT_OK && more) {
-		for (size_t i = 0; i < reply->n_channels; i++)
-			if (json)
-				print_channel_json(reply->channels[i]);
-			else
-				add_channel_row(t, reply->channels[i]);
-		more = reply->more;
-		cli_reply_freep(&reply);
-		if (more)
-			r = cli_next(&c, &reply);
-	}
+	int r = cli_rows(&rq, print_rows, t);
 	if (t && r == EXIT_OK)
 		cli_table_print(t);
 	return r;
@@ -141,10 +137,5 @@ int cmd_revoke(int argc, char **argv)
 	Belay__ControlRequest rq = BELAY__CONTROL_REQUEST__INIT;
 	rq.body_case = BELAY__CONTROL_REQUEST__BODY_REVOKE;
 	rq.revoke = &m;
-	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
-	_cleanup_reply_ Belay__ControlReply *reply = NULL;
-	int r = cli_call(&c, &rq, NULL, 0, &reply);
-	if (r == EXIT_OK)
-		printf("%s\n", reply->text);
-	return r;
+	return cli_ask(&rq, NULL, 0);
 }

@@ -46,6 +46,11 @@ int cli_call(struct cli_call *c, const Belay__ControlRequest *rq, const int *fds
 	Belay__ControlReply **ret);
 /* The next of several replies (`more` was set in the last). Same returns. */
 int cli_next(struct cli_call *c, Belay__ControlReply **ret);
+/* A request whose answer is one text: printed. */
+int cli_ask(const Belay__ControlRequest *rq, const int *fds, size_t n_fds);
+/* A request with rows, in as many replies as it takes: fn gets each. */
+int cli_rows(const Belay__ControlRequest *rq,
+	void (*fn)(void *ctx, const Belay__ControlReply *reply), void *ctx);
 void cli_close(struct cli_call *c);
 #define CLI_CALL_INIT    \
 	{                \

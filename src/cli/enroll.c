@@ -137,12 +137,7 @@ int cmd_enroll(int argc, char **argv)
 	Belay__ControlRequest rq = BELAY__CONTROL_REQUEST__INIT;
 	rq.body_case = BELAY__CONTROL_REQUEST__BODY_ENROLL;
 	rq.enroll = &m;
-	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
-	_cleanup_reply_ Belay__ControlReply *reply = NULL;
-	r = cli_call(&c, &rq, fds, n_fds, &reply);
-	if (r == EXIT_OK && reply->text[0])
-		printf("%s\n", reply->text);
-	return r;
+	return cli_ask(&rq, fds, n_fds);
 }
 
 int cmd_unenroll(int argc, char **argv)
@@ -154,12 +149,7 @@ int cmd_unenroll(int argc, char **argv)
 	Belay__ControlRequest rq = BELAY__CONTROL_REQUEST__INIT;
 	rq.body_case = BELAY__CONTROL_REQUEST__BODY_UNENROLL;
 	rq.unenroll = &m;
-	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
-	_cleanup_reply_ Belay__ControlReply *reply = NULL;
-	int r = cli_call(&c, &rq, NULL, 0, &reply);
-	if (r == EXIT_OK && reply->text[0])
-		printf("%s\n", reply->text);
-	return r;
+	return cli_ask(&rq, NULL, 0);
 }
 
 static void print_program_json(const Belay__ProgramRow *p)
@@ -202,6 +192,16 @@ static void add_program_row(struct cli_table *t, const Belay__ProgramRow *p)
 	cli_table_cell(t, "%s%s%s", p->path, p->script_path[0] ? " + " : "", p->script_path);
 }
 
+/* ctx: the table; NULL: JSON. */
+static void print_rows(void *ctx, const Belay__ControlReply *reply)
+{
+	for (size_t i = 0; i < reply->n_programs; i++)
+		if (ctx)
+			add_program_row(ctx, reply->programs[i]);
+		else
+			print_program_json(reply->programs[i]);
+}
+
 int cmd_programs(int argc, char **argv)
 {
 	bool json = argc == 2 && !strcmp(argv[1], "--json");
@@ -214,21 +214,7 @@ int cmd_programs(int argc, char **argv)
 	static const char *const titles[] = {
 		"PROGRAM", "SHA-256", "SIZE", "ARGV0", "GROUP", "FLAGS", "PATH"};
 	struct cli_table *t = json ? NULL : cli_table_new(ARRAY_LEN(titles), titles);
-	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
-	Belay__ControlReply *reply = NULL;
-	bool more = true;
-	int r = cli_call(&c, &rq, NULL, 0, &reply);
-	while (r == EXIT_OK && more) {
-		for (size_t i = 0; i < reply->n_programs; i++)
-			if (json)
-				print_program_json(reply->programs[i]);
-			else
-				add_program_row(t, reply->programs[i]);
-		more = reply->more;
-		cli_reply_freep(&reply);
-		if (more)
-			r = cli_next(&c, &reply);
-	}
+	int r = cli_rows(&rq, print_rows, t);
 	if (t && r == EXIT_OK)
 		cli_table_print(t);
 	return r;

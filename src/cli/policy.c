@@ -227,6 +227,12 @@ static int show_file(const char *name)
 	return r;
 }
 
+static void print_text(void *ctx, const Belay__ControlReply *reply)
+{
+	(void)ctx;
+	fputs(reply->text, stdout);
+}
+
 static int show(int argc, char **argv)
 {
 	if (argc == 2 && argv[1][0] != '-')
@@ -237,18 +243,7 @@ static int show(int argc, char **argv)
 	Belay__ControlRequest rq = BELAY__CONTROL_REQUEST__INIT;
 	rq.body_case = BELAY__CONTROL_REQUEST__BODY_POLICY_SHOW;
 	rq.policy_show = &m;
-	_cleanup_call_ struct cli_call c = CLI_CALL_INIT;
-	_cleanup_reply_ Belay__ControlReply *reply = NULL;
-	int r = cli_call(&c, &rq, NULL, 0, &reply);
-	for (;;) {
-		if (r != EXIT_OK)
-			return r;
-		fputs(reply->text, stdout);
-		if (!reply->more)
-			return EXIT_OK;
-		cli_reply_freep(&reply);
-		r = cli_next(&c, &reply);
-	}
+	return cli_rows(&rq, print_text, NULL);
 }
 
 int cmd_policy(int argc, char **argv)

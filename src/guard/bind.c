@@ -314,16 +314,6 @@ static bool bind_is_nothing(const struct job *j)
 	       (j->transport == BELAY__TRANSPORT__TRANSPORT_TCP || addr_is_any(&j->address));
 }
 
-static void nothing_bound(
-	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
-{
-	(void)g, (void)fds, (void)n_fds;
-	struct job *j = ctx;
-	const Belay__FromFabric *m = reply;
-	j->pending = NULL;
-	job_answer(j, error ? -EACCES : m->error, NULL);
-}
-
 static void nothing_order(struct job *j)
 {
 	Belay__FabricBind o = BELAY__FABRIC_BIND__INIT;
@@ -334,7 +324,7 @@ static void nothing_order(struct job *j)
 	m.body_case = BELAY__TO_FABRIC__BODY_BIND;
 	m.bind = &o;
 	int r = arrow_call(
-		j->guard, ROLE_FABRIC, &m.base, &j->sock, 1, 0, nothing_bound, j, &j->pending);
+		j->guard, ROLE_FABRIC, &m.base, &j->sock, 1, 0, job_carried_out, j, &j->pending);
 	if (r < 0)
 		job_fail(j, r, "bind");
 }
@@ -359,10 +349,7 @@ static void bind_caller_known(struct guard *g, void *ctx, int error, struct subj
 
 void bind_start(struct job *j)
 {
-	struct process_wait *w;
-	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, bind_caller_known, j, &w);
-	if (w)
-		j->wait = w;
+	job_identify(j, false, bind_caller_known);
 }
 
 /* ---- listen ---- */
@@ -468,8 +455,5 @@ static void listen_caller_known(struct guard *g, void *ctx, int error, struct su
 
 void listen_start(struct job *j)
 {
-	struct process_wait *w;
-	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, listen_caller_known, j, &w);
-	if (w)
-		j->wait = w;
+	job_identify(j, false, listen_caller_known);
 }

@@ -469,20 +469,7 @@ void connect_start(struct job *j)
 		if (j->address.ip_len == 4)
 			j->address.ip[0] = 127;
 	}
-	struct process_wait *w;
-	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, caller_known, j, &w);
-	if (w)
-		j->wait = w;
-}
-
-static void disconnected(
-	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
-{
-	(void)g, (void)fds, (void)n_fds;
-	struct job *j = ctx;
-	const Belay__FromFabric *m = reply;
-	j->pending = NULL;
-	job_answer(j, error ? -EACCES : m->error, NULL);
+	job_identify(j, false, caller_known);
 }
 
 void disconnect_start(struct job *j)
@@ -494,7 +481,7 @@ void disconnect_start(struct job *j)
 	m.body_case = BELAY__TO_FABRIC__BODY_CONNECT;
 	m.connect = &o;
 	int r = arrow_call(
-		j->guard, ROLE_FABRIC, &m.base, &j->sock, 1, 0, disconnected, j, &j->pending);
+		j->guard, ROLE_FABRIC, &m.base, &j->sock, 1, 0, job_carried_out, j, &j->pending);
 	if (r < 0)
 		job_fail(j, r, "disconnect");
 }

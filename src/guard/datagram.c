@@ -145,11 +145,8 @@ static void datagram_caller(struct guard *g, void *ctx, int error, struct subjec
 
 void datagram_start(struct job *j)
 {
-	struct process_wait *w;
 	j->transport = BELAY__TRANSPORT__TRANSPORT_UDP;
-	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, datagram_caller, j, &w);
-	if (w)
-		j->wait = w;
+	job_identify(j, false, datagram_caller);
 }
 
 /* ---- Unix-domain sockets ---- */
@@ -198,14 +195,11 @@ static void unix_caller(struct guard *g, void *ctx, int error, struct subject *s
 
 void unix_start(struct job *j, const Belay__Question *q)
 {
-	struct process_wait *w;
 	snprintf(j->unix_path, sizeof(j->unix_path), "%s", q->unix_path);
 	if (q->unix_peer_pid && q->unix_peer_tree) {
 		j->peer_pid = q->unix_peer_pid;
 		j->peer_tree = q->unix_peer_tree;
 		j->peer = take_fd(&j->sock);
 	}
-	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, unix_caller, j, &w);
-	if (w)
-		j->wait = w;
+	job_identify(j, false, unix_caller);
 }

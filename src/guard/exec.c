@@ -215,8 +215,5 @@ void exec_start(struct job *j, const Belay__Question *q)
 	}
 	x->more = x->more || q->inherited_more;
 	j->exec = x;
-	struct process_wait *w;
-	process_ask(j->guard, j->pid, j->pidfd, j->tree, true, image_known, j, &w);
-	if (w)
-		j->wait = w;
+	job_identify(j, true, image_known);
 }

@@ -140,6 +140,24 @@ void job_fail(struct job *j, int error, const char *what)
 		job_answer(j, error, notice);
 }
 
+void job_carried_out(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
+{
+	(void)g, (void)fds, (void)n_fds;
+	struct job *j = ctx;
+	const Belay__FromFabric *m = reply;
+	j->pending = NULL;
+	job_answer(j, error ? -EACCES : m->error, NULL);
+}
+
+void job_identify(struct job *j, bool at_exec, process_fn fn)
+{
+	struct process_wait *w;
+	process_ask(j->guard, j->pid, j->pidfd, j->tree, at_exec, fn, j, &w);
+	if (w) /* NULL: fn was called already, and j may be gone */
+		j->wait = w;
+}
+
 void job_unidentified(struct job *j, int error)
 {
 	char notice[256];

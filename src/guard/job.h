@@ -29,6 +29,11 @@ void exec_free(struct exec_question *x);
 void disconnect_start(struct job *j);
 /* The usual end of a failed order: what the kernel said; later, if who had it is away. */
 void job_fail(struct job *j, int error, const char *what);
+/* An order's answer that is the program's. */
+void job_carried_out(
+	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds);
+/* Has j's process looked at; at_exec: as the image it has just become. */
+void job_identify(struct job *j, bool at_exec, process_fn fn);
 /* fn, as j's pending call, when the fabric has carried out every order given before. */
 int job_barrier(struct job *j, call_fn fn) _must_check_;
 /* Enforce serves the call anew: nothing has come of this question. */
