@@ -5,6 +5,7 @@
 #include "base/mountinfo.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,6 +43,7 @@ int mountinfo_next(char **text, struct mount_line *ret)
 	point++;
 	point[strcspn(point, " ")] = '\0';
 	unescape(point);
-	*ret = (struct mount_line){.id = atoi(line), .point = point, .type = type};
+	*ret = (struct mount_line){.point = point, .type = type};
+	(void)sscanf(line, "%d %*d %u:%u", &ret->id, &ret->major, &ret->minor);
 	return 1;
 }

@@ -10,7 +10,8 @@
 
 struct mount_line {
 	int id;
-	char *point; /* the kernel's escapes undone */
+	unsigned major, minor; /* of its device; 0:0 when it cannot be read */
+	char *point;           /* the kernel's escapes undone */
 	const char *type;
 };
 

@@ -17,6 +17,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/netlink.h>
 #include <linux/nsfs.h>
@@ -38,17 +39,21 @@
 #include "enforce/listener.h"
 #include "enforce/target.h"
 
-#define CHILD_SOCKET 3
+#define CHILD_SOCKET 3 /* or the directory of a pipe */
+#define CHILD_SHM 4
+#define SHM_LINK "/dev/shm/"
 
 struct order {
-	enum { ORDER_BIND, ORDER_LISTEN, ORDER_WALK } what;
+	enum { ORDER_BIND, ORDER_LISTEN, ORDER_WALK, ORDER_FIFO } what;
 	bool host, relative;
 	int sock, root, cwd, user_ns, backlog;
+	int shm; /* a pipe for the tree alone is made there, or -1 */
+	mode_t mode;
 	uid_t owner; /* of the user namespace: whoever has its user id may enter */
 	struct target_ids ids;
 	struct sockaddr_un name;
 	socklen_t name_len;
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path) + 1]; /* to walk */
+	char path[PATH_MAX]; /* to walk; of a pipe in shm: where its link leads */
 };
 
 /* ---- in the child ---- */
@@ -95,17 +100,36 @@ static int become_caller(const struct order *o)
 	return syscall(__NR_capset, &head, cap) < 0 ? -errno : 0;
 }
 
+static int make_fifo(const struct order *o)
+{
+	const char *name = o->name.sun_path, *own = o->path + strlen(SHM_LINK);
+	if (o->shm < 0)
+		return mknodat(CHILD_SOCKET, name, S_IFIFO | o->mode, 0) < 0 ? -errno : 0;
+	if (mknodat(CHILD_SHM, own, S_IFIFO | o->mode, 0) < 0)
+		return -errno;
+	if (symlinkat(o->path, CHILD_SOCKET, name) == 0)
+		return 0;
+	int error = errno;
+	(void)!unlinkat(CHILD_SHM, own, 0);
+	return -error;
+}
+
 static int act(const struct order *o)
 {
 	int r = become_owner(o);
 	if (r < 0 || (r = enter(o)) < 0 || (r = become_caller(o)) < 0)
 		return r == -ENOENT ? r : -EACCES;
 	umask(o->ids.umask);
+	int shm = o->shm < 0 ? -1 : fcntl(o->shm, F_DUPFD_CLOEXEC, CHILD_SHM + 1);
 	/* A path through /proc/self/fd must find nothing of this process. */
 	if (dup3(o->sock, CHILD_SOCKET, O_CLOEXEC) < 0 && errno != EINVAL)
 		return -errno;
-	if (syscall(__NR_close_range, CHILD_SOCKET + 1, ~0u, 0) < 0)
+	if (shm >= 0 && dup3(shm, CHILD_SHM, O_CLOEXEC) < 0)
 		return -errno;
+	if (syscall(__NR_close_range, CHILD_SOCKET + 1 + (shm >= 0), ~0u, 0) < 0)
+		return -errno;
+	if (o->what == ORDER_FIFO)
+		return make_fifo(o);
 	if (o->what == ORDER_WALK)
 		return open(o->path, O_PATH | O_CLOEXEC) < 0 ? -errno : 0;
 	if (o->what == ORDER_LISTEN)
@@ -133,12 +157,12 @@ static int order_fill(struct enforce *e, struct request *r, struct order *o)
 {
 	pid_t tid = (pid_t)r->n.pid;
 	o->host = e->c->heritage.host;
-	o->sock = r->sock;
 	o->root = target_magic(tid, "root", O_PATH | O_DIRECTORY);
 	o->cwd = o->root < 0 ? o->root : target_magic(tid, "cwd", O_PATH | O_DIRECTORY);
 	o->user_ns = o->cwd < 0 ? o->cwd : target_magic(tid, "ns/user", O_RDONLY);
 	if (o->user_ns < 0)
 		return o->user_ns;
+	o->sock = o->what == ORDER_FIFO ? r->unix_fd : r->sock >= 0 ? r->sock : o->root;
 	if (ioctl(o->user_ns, NS_GET_OWNER_UID, &o->owner) < 0)
 		return -errno;
 	return target_ids(tid, &o->ids);
@@ -260,7 +284,7 @@ static bool is_own(const struct request *r)
 
 static void unix_bind(struct enforce *e, struct request *r)
 {
-	struct order o = {0};
+	struct order o = {.shm = -1};
 	int bad = read_name(r, &o.name, sizeof(o.name), &o.name_len);
 	if (!call_valid(r)) {
 		call_drop(e, r);
@@ -318,14 +342,29 @@ static void netlink_bind(struct enforce *e, struct request *r)
 
 void act_walk(struct enforce *e, struct request *r, const char *path)
 {
-	struct order o = {.what = ORDER_WALK, .relative = path[0] != '/'};
+	struct order o = {.what = ORDER_WALK, .relative = path[0] != '/', .shm = -1};
 	snprintf(o.path, sizeof(o.path), "%s", path);
+	act_start(e, r, &o);
+}
+
+void act_fifo(struct enforce *e, struct request *r, int shm)
+{
+	static uint64_t made;
+	bool at = r->n.data.nr == __NR_mknodat;
+	struct order o = {.what = ORDER_FIFO,
+		.shm = shm,
+		.mode = (mode_t)r->n.data.args[at ? 2 : 1] & 07777,
+		.name = r->to};
+	/* Unlike any other's: two of one tree, or of a successor of this process. */
+	snprintf(o.path, sizeof(o.path), SHM_LINK "pipe-%llx-%llx-%llx",
+		(unsigned long long)r->tree->id, (unsigned long long)r->n.id,
+		(unsigned long long)++made);
 	act_start(e, r, &o);
 }
 
 void act_serve(struct enforce *e, struct request *r)
 {
-	struct order o = {.what = ORDER_LISTEN, .backlog = (int)r->n.data.args[1]};
+	struct order o = {.what = ORDER_LISTEN, .shm = -1, .backlog = (int)r->n.data.args[1]};
 	if (r->state == REQUEST_WAIT_ACT)
 		return;
 	if (r->n.data.nr == __NR_bind && r->family == AF_UNIX)

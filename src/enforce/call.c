@@ -331,6 +331,12 @@ void call_serve(struct enforce *e, struct request *r)
 	case __NR_sendmmsg:
 		sock_serve(e, r);
 		return;
+#ifdef __NR_mknod
+	case __NR_mknod:
+#endif
+	case __NR_mknodat:
+		fifo_serve(e, r);
+		return;
 	case __NR_socketpair:
 		unix_pair_serve(e, r);
 		return;
@@ -355,6 +361,9 @@ void call_answered(struct enforce *e, struct request *r, int error)
 		return;
 	case ANSWER_UNIX:
 		unix_connect_answered(e, r, error);
+		return;
+	case ANSWER_FIFO:
+		fifo_answered(e, r, error);
 		return;
 	case ANSWER_PLAIN:
 		call_reply(e, r, error, 0);

@@ -41,28 +41,31 @@ static int diag_search(int diag, struct socket_wanted *w)
 {
 	static uint32_t seq;
 	static _Alignas(struct nlmsghdr) char buf[DIAG_BUF];
-	/* A dump that was left half read is finished first: its messages carry an older number. */
+	bool busy = false;
 	int r = diag_ask(diag, ++seq, w->states);
-	for (int i = 0; i < DIAG_MESSAGES_MAX; i++) {
+	for (int i = 0; i < DIAG_MESSAGES_MAX && r >= 0; i++) {
 		struct sockaddr_nl from = {0};
 		socklen_t from_len = sizeof(from);
 		ssize_t n = recvfrom(
 			diag, buf, sizeof(buf), MSG_DONTWAIT, (struct sockaddr *)&from, &from_len);
-		if (n < 0 && errno == EAGAIN && r == -EBUSY) {
-			r = diag_ask(diag, seq, w->states);
-			if (r < 0)
-				return r;
+		if (n < 0 && errno == EAGAIN && busy) {
+			busy = false;
+			r = diag_ask(diag, ++seq, w->states);
 			continue;
 		}
 		if (n <= 0)
 			return n < 0 ? -errno : -EIO;
 		if (from.nl_pid)
 			continue;
+		/* A dump that was left half read is read to its end first: its messages carry an
+		 * older number. */
 		int found = parse_sockets(buf, (size_t)n, seq, w);
-		if (found != -EAGAIN)
+		if (found == -EBUSY)
+			busy = true;
+		else if (found != -EAGAIN)
 			return found;
 	}
-	return -E2BIG;
+	return r < 0 ? r : -E2BIG;
 }
 
 int diag_listens(int diag, const struct stat *file)

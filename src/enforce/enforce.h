@@ -73,7 +73,7 @@ enum request_state {
 	REQUEST_WAIT_ACT,     /* a child does it */
 };
 
-enum answer_to { ANSWER_CONNECT, ANSWER_PLAIN, ANSWER_DATAGRAM, ANSWER_UNIX };
+enum answer_to { ANSWER_CONNECT, ANSWER_PLAIN, ANSWER_DATAGRAM, ANSWER_UNIX, ANSWER_FIFO };
 
 struct request {
 	enum request_state state;
@@ -91,8 +91,8 @@ struct request {
 	Belay__Lease lease; /* that came with the answer; generation 0: none */
 	struct addr address;
 	int family, type;
-	int unix_fd;           /* the socket file, O_PATH, or -1 */
-	struct sockaddr_un to; /* a datagram: by what address that was found */
+	int unix_fd;           /* the socket's file or the pipe's directory, O_PATH, or -1 */
+	struct sockaddr_un to; /* a datagram: by what address that was found; a pipe: its name */
 };
 
 struct exec {
@@ -241,6 +241,8 @@ void call_drop(struct enforce *e, struct request *r);
 void act_serve(struct enforce *e, struct request *r);
 /* Serves the request again when the kernel has found the path; else it is answered. */
 void act_walk(struct enforce *e, struct request *r, const char *path);
+/* Makes the pipe that was judged: in r->unix_fd, or in shm with a link to it there. */
+void act_fifo(struct enforce *e, struct request *r, int shm);
 /* True when the process that ended was one of act.c's. */
 bool act_ended(struct enforce *e, pid_t pid, int status);
 /* Its caller is gone: the child of the request, if it has one, ends. */
@@ -292,6 +294,10 @@ void dgram_send_serve(struct enforce *e, struct request *r);
 void dgram_answered(struct enforce *e, struct request *r, int error);
 /* It is another program now. */
 void dgram_image_new(struct enforce *e, uint32_t pid);
+
+/* ---- fifo.c: named pipes ---- */
+void fifo_serve(struct enforce *e, struct request *r);
+void fifo_answered(struct enforce *e, struct request *r, int error);
 
 /* ---- exec.c ---- */
 void exec_serve(struct enforce *e, struct request *r);

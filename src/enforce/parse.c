@@ -142,6 +142,15 @@ static bool is_it(const struct nlmsghdr *h, struct socket_wanted *w)
 				   (w->found.udiag_vfs_dev & 0xfffff) == minor(w->file->st_dev));
 }
 
+static int error_of(const struct nlmsghdr *h)
+{
+	struct nlmsgerr e;
+	if (h->nlmsg_len < sizeof(*h) + sizeof(e))
+		return -EIO;
+	memcpy(&e, NLMSG_DATA(h), sizeof(e));
+	return e.error;
+}
+
 int parse_sockets(const char *buf, size_t len, uint32_t seq, struct socket_wanted *w)
 {
 	for (size_t at = 0; len - at >= sizeof(struct nlmsghdr);) {
@@ -155,7 +164,7 @@ int parse_sockets(const char *buf, size_t len, uint32_t seq, struct socket_wante
 		if (h->nlmsg_type == NLMSG_DONE)
 			return 0;
 		if (h->nlmsg_type == NLMSG_ERROR)
-			return -EIO;
+			return error_of(h) == -EBUSY ? -EBUSY : -EIO;
 		if (h->nlmsg_type == SOCK_DIAG_BY_FAMILY && is_it(h, w))
 			return 1;
 	}

@@ -42,7 +42,8 @@ int parse_rights(const char *control, size_t len, int ret[RIGHTS_MAX], size_t *r
 
 /*
  * One datagram of a dump asked for with this number; buf is aligned for its header. 1: it is there,
- * and w->found is its file; 0: the dump ends; -EAGAIN: more is to come; -EIO: the kernel refuses,
+ * and w->found is its file; 0: the dump ends; -EAGAIN: more is to come; -EBUSY: an
+ * earlier dump is not read to its end; -EIO: the kernel refuses,
  * or says what cannot be.
  */
 int parse_sockets(const char *buf, size_t len, uint32_t seq, struct socket_wanted *w);

@@ -14,6 +14,7 @@
 #include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/fds.h"
@@ -79,14 +80,16 @@ void actor_reset(const struct actor *a)
  */
 int path_find(const struct enforce *e, pid_t tid, const char *path)
 {
-	bool absolute = path[0] == '/';
 	_cleanup_close_ int base =
-		target_magic(tid, absolute ? "root" : "cwd", O_PATH | O_DIRECTORY);
-	if (base < 0)
-		return base;
+		target_magic(tid, path[0] == '/' ? "root" : "cwd", O_PATH | O_DIRECTORY);
+	return base < 0 ? base : path_find_at(e, tid, base, path);
+}
+
+int path_find_at(const struct enforce *e, pid_t tid, int base, const char *path)
+{
 	struct open_how how = {.flags = O_PATH | O_CLOEXEC,
-		.resolve =
-			RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED | (absolute ? RESOLVE_IN_ROOT : 0)};
+		.resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED |
+			   (path[0] == '/' ? RESOLVE_IN_ROOT : 0)};
 	struct actor actor;
 	int n = actor_set(e, tid, &actor);
 	if (n >= 0) {
@@ -149,11 +152,11 @@ static bool has_control_path(const struct enforce *e, const char *path)
 
 /* ---- what it is ---- */
 
-int path_socket(const struct enforce *e, struct tree *t, pid_t tid, struct path *p)
+int path_where(struct tree *t, pid_t tid, struct path *p)
 {
 	char link[64];
 	if (on_fuse(tid, p->fd)) {
-		tree_notice(t, "refused: a Unix socket in a file system that a program serves");
+		tree_notice(t, "refused: a socket or pipe in a file system that a program serves");
 		return -EACCES;
 	}
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", p->fd);
@@ -161,11 +164,34 @@ int path_socket(const struct enforce *e, struct tree *t, pid_t tid, struct path 
 	if (n <= 0 || n == sizeof(p->text) - 1 || fstat(p->fd, &p->st) < 0)
 		return -EACCES;
 	p->text[n] = '\0';
+	return 0;
+}
+
+int path_socket(const struct enforce *e, struct tree *t, pid_t tid, struct path *p)
+{
+	int bad = path_where(t, tid, p);
+	if (bad)
+		return bad;
 	if (!S_ISSOCK(p->st.st_mode))
 		return -ECONNREFUSED;
 	if (is_control(e, &p->st) || has_control_path(e, p->text)) {
 		tree_notice(t, "refused: Belay's own sockets are not for bound programs");
 		return -EACCES;
 	}
-	return 0;
+	return strlen(p->text) < PATH_JUDGED_MAX ? 0 : -EACCES; /* longer than any rule's */
+}
+
+bool path_shared(int fd)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	struct stat st;
+	struct mount_line m;
+	if (fstat(fd, &st) < 0 ||
+		fds_read_file(AT_FDCWD, "/proc/self/mountinfo", MOUNTINFO_MAX, &text, &len) < 0)
+		return true;
+	for (char *at = text; mountinfo_next(&at, &m) > 0;)
+		if (m.major == major(st.st_dev) && m.minor == minor(st.st_dev))
+			return true;
+	return false;
 }

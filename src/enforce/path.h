@@ -21,6 +21,7 @@ struct actor {
 int actor_set(const struct enforce *e, pid_t tid, struct actor *a) _must_check_;
 void actor_reset(const struct actor *a);
 
+#define PATH_JUDGED_MAX 256 /* with its NUL: what a rule can name and a question can hold */
 struct path {
 	int fd; /* O_PATH, borrowed */
 	struct stat st;
@@ -29,5 +30,11 @@ struct path {
 
 /* Opens it with O_PATH; -EAGAIN when the kernel would have to wait for a file system. */
 int path_find(const struct enforce *e, pid_t tid, const char *path) _must_check_;
-/* Fills st and text of p->fd. -ECONNREFUSED: no socket; -EACCES: one that is nobody's business. */
+/* From a directory of the caller's, or below a root of its. */
+int path_find_at(const struct enforce *e, pid_t tid, int base, const char *path) _must_check_;
+/* Fills st and text of p->fd; -EACCES in a file system that a program serves. */
+int path_where(struct tree *t, pid_t tid, struct path *p) _must_check_;
+/* Is it on a file system that this process sees as well? */
+bool path_shared(int fd);
+/* The same of a socket. -ECONNREFUSED: no socket; -EACCES: one that is nobody's business. */
 int path_socket(const struct enforce *e, struct tree *t, pid_t tid, struct path *p) _must_check_;

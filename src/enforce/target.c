@@ -119,6 +119,22 @@ int target_read(pid_t tid, uint64_t address, void *buf, size_t len)
 	return n == (ssize_t)len ? 0 : -EFAULT;
 }
 
+int target_read_text(pid_t tid, uint64_t address, char *text, size_t max)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	for (size_t at = 0; at < max;) {
+		size_t n = page - (size_t)((address + at) % page); /* it may end before the next */
+		n = n < max - at ? n : max - at;
+		int bad = target_read(tid, address + at, text + at, n);
+		if (bad)
+			return bad;
+		if (memchr(text + at, '\0', n))
+			return 0;
+		at += n;
+	}
+	return -ENAMETOOLONG;
+}
+
 int target_write(pid_t tid, uint64_t address, const void *buf, size_t len)
 {
 	struct iovec local = {(void *)(uintptr_t)buf, len};

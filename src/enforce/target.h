@@ -20,6 +20,8 @@ int target_process(pid_t tid, pid_t *ret_pid, int *ret_pidfd) _must_check_;
 int target_fd(pid_t tid, int fd) _must_check_;
 /* Exactly len bytes, or -EFAULT. */
 int target_read(pid_t tid, uint64_t address, void *buf, size_t len) _must_check_;
+/* Text of at most max - 1 bytes; -ENAMETOOLONG when it is longer. */
+int target_read_text(pid_t tid, uint64_t address, char *text, size_t max) _must_check_;
 int target_write(pid_t tid, uint64_t address, const void *buf, size_t len) _must_check_;
 /* A signal with a handler, not blocked, is waiting for the thread. */
 int target_signalled(pid_t tid) _must_check_;

@@ -1,6 +1,6 @@
 /*
- * Datagrams within this node, and Unix-domain sockets: one question each, no channel. What goes
- * further has one (datagram_beyond.c).
+ * Datagrams within this node, Unix-domain sockets and named pipes: one question each, no channel.
+ * What goes further has one (datagram_beyond.c).
  *
  * A datagram's destination is judged like a connection's; enforce sends it when the kernel's grant
  * holds. A program may always answer who was allowed to write to it. A Unix socket's file is the
@@ -202,4 +202,34 @@ void unix_start(struct job *j, const Belay__Question *q)
 		j->peer = take_fd(&j->sock);
 	}
 	job_identify(j, false, unix_caller);
+}
+
+/* ---- named pipes ---- */
+
+/* What no rule shares is no refusal: the program gets a pipe that its own tree sees. */
+static void fifo_caller(struct guard *g, void *ctx, int error, struct subject *s)
+{
+	struct job *j = ctx;
+	if (!caller(j, error, s))
+		return;
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
+		.transport = BELAY__TRANSPORT__TRANSPORT_UNIX,
+		.from = j->caller,
+		.unix_path = j->unix_path};
+	decide_ask(g, &q, &j->verdict);
+	if (!j->verdict.allow)
+		job_answer(j, -EXDEV, NULL);
+	else if (decide_record(g, &q, &j->verdict, j->tree) < 0)
+		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
+	else
+		job_answer(j, 0, NULL);
+}
+
+void fifo_start(struct job *j, const Belay__Question *q)
+{
+	struct process_wait *w;
+	snprintf(j->unix_path, sizeof(j->unix_path), "%s", q->unix_path);
+	process_ask(j->guard, j->pid, j->pidfd, j->tree, false, fifo_caller, j, &w);
+	if (w)
+		j->wait = w;
 }

@@ -233,6 +233,7 @@ static const struct call_shape shapes[] = {
 	[BELAY__QUESTION__CALL__CALL_DATAGRAM] = {true, true, true},
 	[BELAY__QUESTION__CALL__CALL_UNIX_CONNECT] = {true, false, false},
 	[BELAY__QUESTION__CALL__CALL_EXEC] = {true, false, false},
+	[BELAY__QUESTION__CALL__CALL_FIFO] = {true, false, false},
 	[BELAY__QUESTION__CALL__CALL_DISCONNECT] = {true, true, false},
 };
 
@@ -267,6 +268,9 @@ static void job_start(struct job *j, const Belay__Question *q)
 		return;
 	case BELAY__QUESTION__CALL__CALL_UNIX_CONNECT:
 		unix_start(j, q);
+		return;
+	case BELAY__QUESTION__CALL__CALL_FIFO:
+		fifo_start(j, q);
 		return;
 	case BELAY__QUESTION__CALL__CALL_EXEC:
 		exec_start(j, q);

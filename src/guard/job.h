@@ -24,6 +24,7 @@ void bind_start(struct job *j);
 void listen_start(struct job *j);
 void datagram_start(struct job *j);
 void unix_start(struct job *j, const Belay__Question *q);
+void fifo_start(struct job *j, const Belay__Question *q);
 void exec_start(struct job *j, const Belay__Question *q);
 void exec_free(struct exec_question *x);
 void disconnect_start(struct job *j);

@@ -79,6 +79,17 @@ static void check_connect_only(struct check *k)
 	}
 }
 
+static void check_fifo(struct check *k)
+{
+	if (!(k->seen & SEEN(KEY_FIFO)))
+		return;
+	if (k->s->r.ops & (unsigned)~IMAGE_OP(POLICY_OP_BIND))
+		fault(k, "fifo", "write a rule of its own for bind", "`fifo` goes with bind only");
+	if (k->seen & (SEEN(KEY_ADDRESS) | SEEN(KEY_PORT) | SEEN(KEY_TRANSPORT) | SEEN(KEY_UNIX)))
+		fault(k, "fifo", "write two rules",
+			"a pipe has a path; no address, port, transport or socket");
+}
+
 static void check_run(struct check *k)
 {
 	static const enum rule_key keys[] = {KEY_ADDRESS, KEY_PORT, KEY_TRANSPORT, KEY_IDLE,
@@ -238,6 +249,7 @@ void rule_check(
 	check_kind(&k);
 	if (s->r.ops) {
 		check_connect_only(&k);
+		check_fifo(&k);
 		check_run(&k);
 		check_ports(&k);
 	}

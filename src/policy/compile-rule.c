@@ -14,6 +14,7 @@ static const char *const rule_keys[_KEY_N] = {
 	[KEY_PORT] = "port",
 	[KEY_TRANSPORT] = "transport",
 	[KEY_UNIX] = "unix",
+	[KEY_FIFO] = "fifo",
 	[KEY_PLAIN] = "plain",
 	[KEY_PROTECTION] = "protection",
 	[KEY_IDLE] = "idle",
@@ -81,6 +82,7 @@ static bool read_key(
 	case KEY_TRANSPORT:
 		return transport_read(c, v, &r->transports);
 	case KEY_UNIX:
+	case KEY_FIFO:
 		return value_path(c, v, &r->path, &r->prefix);
 	case KEY_PLAIN:
 		if (!value_bool(c, v, &flag))

@@ -180,14 +180,14 @@ static void put_where(struct line *l, const struct policy *p, const struct image
 	if (differs & POLICY_DIFFERS_ADDRESS)
 		put(l, "%sthe address were among those of the rule", (*n)++ ? ", " : "");
 	if (differs & POLICY_DIFFERS_PATH)
-		put(l, "%sthe socket were %s%s", (*n)++ ? ", " : "",
+		put(l, "%sthe path were %s%s", (*n)++ ? ", " : "",
 			policy_text(p, p->wheres[r->where].path),
 			p->wheres[r->where].prefix ? "**" : "");
 	if (differs & POLICY_DIFFERS_TRANSPORT)
 		put(l, "%sthe transport were %s", (*n)++ ? ", " : "",
 			r->transports & IMAGE_TRANSPORT(POLICY_TCP)   ? "TCP"
 			: r->transports & IMAGE_TRANSPORT(POLICY_UDP) ? "UDP"
-								      : "a Unix socket");
+								      : "a path");
 	if (differs & POLICY_DIFFERS_PLAIN)
 		put(l, "%sthe destination were %s Belay", (*n)++ ? ", " : "",
 			r->flags & IMAGE_RULE_PLAIN ? "outside" : "inside");

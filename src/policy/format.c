@@ -145,7 +145,7 @@ static void print_where(FILE *f, const struct policy *p, const struct image_rule
 	if (r->ports.count)
 		fprintf(f, "]%s", after);
 	if (w->path) {
-		fprintf(f, "%sunix: ", before);
+		fprintf(f, "%s%s: ", before, r->ops == IMAGE_OP(POLICY_OP_BIND) ? "fifo" : "unix");
 		print_quoted(f, policy_text(p, w->path), w->prefix ? "**" : "");
 		fputs(after, f);
 	}

@@ -240,7 +240,8 @@ static bool rule_ok(const struct policy *p, const struct image_rule *r, struct c
 	if (plain == (IMAGE_RULE_PLAIN | IMAGE_RULE_NOT_PLAIN) || (allow && !plain) ||
 		(allow && r->flags & IMAGE_RULE_PERMISSIVE))
 		return false;
-	return !p->wheres[r->where].path || r->ops == IMAGE_OP(POLICY_OP_CONNECT);
+	return !p->wheres[r->where].path || r->ops == IMAGE_OP(POLICY_OP_CONNECT) ||
+	       r->ops == IMAGE_OP(POLICY_OP_BIND);
 }
 
 static int check_rules(const struct policy *p, struct cursors *c, struct error *e)

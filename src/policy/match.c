@@ -29,8 +29,8 @@ bool match_prepare(const struct policy *p, const struct policy_question *q, stru
 		return false;
 	if (q->op != POLICY_OP_RUN) {
 		if (q->transport == POLICY_UNIX) {
-			if (q->op != POLICY_OP_CONNECT || q->plain || !q->unix_path ||
-				q->unix_path[0] != '/')
+			if ((q->op != POLICY_OP_CONNECT && q->op != POLICY_OP_BIND) || q->plain ||
+				!q->unix_path || q->unix_path[0] != '/')
 				return false;
 		} else if (q->transport > POLICY_UDP ||
 			   (q->address.ip_len != 4 && q->address.ip_len != 16)) {

@@ -74,8 +74,8 @@ struct policy_question {
 	bool unix_peer;      /* POLICY_UNIX: `to` says who listens there; else nobody knows */
 	struct addr address; /* connect: destination; bind, publish: the program's own. Port 0 in a
 				bind: the kernel chooses */
-	const char *unix_path;    /* POLICY_UNIX: as resolved, absolute */
-	int64_t now_s;            /* seconds since 1970, UTC: for rules with times */
+	const char *unix_path; /* POLICY_UNIX: as resolved, absolute. In a bind: a named pipe's */
+	int64_t now_s;         /* seconds since 1970, UTC: for rules with times */
 	struct policy_party from; /* run: the new image; accept: the listener */
 	struct policy_party to;   /* accept: who connects */
 };

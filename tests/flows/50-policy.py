@@ -368,7 +368,7 @@ def test_the_starting_point(w):
     # Every line that is commented out is a policy: all of it together, and the two rules alone.
     head, body = text.split("rules:\n")
     r = check(head.replace("#groups:\n#  ", "groups:\n  ") + "rules:\n" + re.sub(r"(?m)^#", "", body))
-    assert r.returncode == 0 and "4 rules" in r.stdout, r.stdout + r.stderr
+    assert r.returncode == 0 and "6 rules" in r.stdout, r.stdout + r.stderr
     two = head + "rules:\n" + "".join(re.sub(r"(?m)^#", "", body).partition("  - name: other-node")[0])
     assert check(two).returncode == 0
     assert "loaded, 2 rules" in w.policy(two).stdout

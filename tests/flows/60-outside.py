@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The ways out and in, and the ways beside TCP: plain destinations, published ports, names, datagrams, Unix sockets, pipes."""
+"""The ways out and in, and the ways beside TCP: plain destinations, published ports, names, datagrams, Unix sockets."""
 import errno, os, re, socket, struct, sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from belaytest import *
@@ -654,31 +654,6 @@ def test_a_channel_is_not_passed_to_another_program(w):
     k = cli.do("receive(B)")
     assert cli.do(f"ask({k})") == "hello"
     assert cli.do(f"ask({n})") == "hello", "the channel itself suffered"
-
-
-# -- named pipes
-
-def test_named_pipes(w):
-    w.start()
-    path = program(w, "cli")
-    w.policy(rules())
-    cli = Agent(w, path)
-    there = os.path.join(w.tmp, "pipe")
-    world = Agent(w, bound=False)
-    world.do(f"os.mkfifo({there!r}, 0o600)")
-    for code in (f"os.mkfifo({there + '2'!r})", f"os.mknod({there + '2'!r}, 0o10600)"):
-        assert cli.errno(code) == errno.EACCES
-    cli.do(f"os.mknod({there + '3'!r}, 0o100600)")
-    # docs/caveats.md: one that is there is a file, and opened by its permissions alone.
-    cli.do(f"P = os.open({there!r}, os.O_RDWR)")
-    world.do(f"Q = os.open({there!r}, os.O_RDWR)")
-    cli.do("os.write(P, b'through')")
-    assert world.do("os.read(Q, 10).decode()") == "through"
-    world.do(f"os.chmod({there!r}, 0)")
-    if not w.host:
-        assert cli.errno(f"os.open({there!r}, os.O_RDWR)") == errno.EACCES
-    # Pipes without a name stay between their holders, as ever.
-    assert cli.do("(lambda p: os.write(p[1], b'y') and os.read(p[0], 9).decode())(os.pipe())") == "y"
 
 
 if __name__ == "__main__":

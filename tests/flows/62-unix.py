@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Unix sockets and pipes with a name: what an exec leaves of them."""
-import errno, os, shutil, socket, struct, subprocess, sys
+"""Unix sockets and pipes with a name: exec, datagrams, who sees a pipe."""
+import errno, os, shutil, signal, socket, struct, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from belaytest import *
 from agent import Agent, program
@@ -292,6 +292,110 @@ s.sendmsg([b"READY=1\\nMAINPID=%d" % os.getpid()], [], socket.MSG_NOSIGNAL, os.e
         w.policy(rules(f"name: n, allow: connect, from: {{ program: notify }}, unix: {d}/notify"))
         w.run("systemd-notify", "--no-block", "--ready", env={"NOTIFY_SOCKET": f"{d}/notify"})
         assert b"READY=1" in notify.recv(4096)
+
+
+PIPES = r"""
+def through(reader, writer, text):
+    "What comes out of a pipe when it goes in, both opened without waiting for the other end."
+    r = os.open(reader, os.O_RDONLY | os.O_NONBLOCK)
+    w = os.open(writer, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(w, text.encode())
+    os.close(w)
+    b = os.read(r, 100)
+    os.close(r)
+    return b.decode()
+"""
+
+
+def test_pipes_are_the_trees_own(w):
+    w.start()
+    paths = {n: program(w, n) for n in ("cli", "other")}
+    d = sockets_dir(w)
+    w.policy(rules())
+    world, cli, other = Agent(w, bound=False), Agent(w, paths["cli"]), Agent(w, paths["other"])
+    for a in (world, cli, other):
+        a.do(PIPES)
+        a.do("import stat")
+    make = {"absolute": f"os.mkfifo('{d}/absolute')", "mknod": f"os.mknod('{d}/mknod', 0o10640)",
+            "relative": "os.mkfifo('relative')", "at": "os.mkfifo('at', dir_fd=D)"}
+    cli.do(f"os.chdir('{d}'); D = os.open('{d}', os.O_RDONLY)")
+    for name, code in make.items():
+        cli.do(code)
+        assert cli.do(f"stat.S_ISFIFO(os.stat('{d}/{name}').st_mode)")
+        assert cli.do(f"through('{d}/{name}', '{name}', 'hello')") == "hello"
+        assert cli.errno(code) == errno.EEXIST
+        # Another tree, another user of Belay's or nobody's: it leads nowhere, whatever the permissions.
+        for a in (world, other):
+            assert a.errno(f"os.open('{d}/{name}', os.O_RDWR)") == errno.ENOENT
+    assert cli.do(f"os.stat('{d}/mknod').st_mode & 0o777 & ~os.umask(0o22)") == 0o640
+    # A child is of the tree; what is unlinked is gone.
+    cli.do("import subprocess")
+    cli.do(f"C = subprocess.Popen(['/bin/sh', '-c', 'read x <{d}/absolute; echo got $x'], stdout=subprocess.PIPE)")
+    cli.do(f"open('{d}/absolute', 'w').write('line' + chr(10))")
+    assert cli.do("C.stdout.read().decode()") == "got line\n"
+    cli.do(f"os.rename('{d}/absolute', '{d}/moved'); os.unlink('{d}/moved')")
+    assert cli.errno(f"os.stat('{d}/moved')") == errno.ENOENT
+    # A file is none of this.
+    cli.do(f"os.mknod('{d}/file', 0o100600)")
+    # As the kernel would say.
+    for code, e in (("os.mkfifo('none/x')", errno.ENOENT), ("os.mkfifo('/proc/x')", errno.EROFS), ("os.mkfifo('..')", errno.EEXIST),
+                    (f"os.mkfifo('{w.tmp}/x/')", errno.ENOENT), ("os.mkfifo('file/x')", errno.ENOTDIR), ("os.mkfifo('')", errno.ENOENT)):
+        got = cli.errno(code)
+        assert got == e or ("proc" in code and got == errno.ENOENT), (code, got)
+    if not w.host:
+        cli.do(f"os.mkdir('shut', 0o500)")
+        assert cli.errno("os.mkfifo('shut/x')") == errno.EACCES
+    # Pipes without a name stay between their holders, as ever.
+    assert cli.do("(lambda p: os.write(p[1], b'y') and os.read(p[0], 9).decode())(os.pipe())") == "y"
+
+
+def test_pipes_by_policy(w):
+    w.start()
+    paths = {n: program(w, n) for n in ("cli", "other", "third")}
+    d = sockets_dir(w)
+    w.policy(rules(f"name: p, allow: bind, from: {{ program: cli }}, fifo: {d}/shared/**",
+                   f"name: n, deny: bind, fifo: {d}/shared/not"))
+    cli, other, world = Agent(w, paths["cli"]), Agent(w, paths["other"]), Agent(w, bound=False)
+    for a in (cli, other, world):
+        a.do(PIPES)
+    cli.do("os.umask(0)")
+    cli.do(f"os.mkdir('{d}/shared'); os.symlink('{d}/shared', '{d}/link')")
+    # Between two trees and with the outside where a rule says so: by the path it has in the end.
+    cli.do(f"os.mkfifo('{d}/link/one', 0o666)")
+    cli.do(f"R = os.open('{d}/shared/one', os.O_RDWR)")
+    for a in (other, world):
+        a.do(f"W = os.open('{d}/shared/one', os.O_WRONLY); os.write(W, b'through')")
+        assert cli.do("os.read(R, 100).decode()") == "through"
+    assert [x for x in w.audit() if x.get("unix") == f"{d}/shared/one" or f"{d}/shared/one" in str(x)], "the decision is not in the log"
+    # Elsewhere, for another program, and what is denied: the tree's own.
+    for a, path in ((cli, f"{d}/two"), (cli, f"{d}/shared/not"), (other, f"{d}/shared/other")):
+        a.do(f"os.mkfifo('{path}', 0o666)")
+        assert a.do(f"through('{path}', '{path}', 'own')") == "own"
+        assert world.errno(f"os.open('{path}', os.O_RDWR)") == errno.ENOENT
+    assert (other if other else cli).errno(f"os.open('{d}/two', os.O_RDWR)") == errno.ENOENT
+    r = w.belay("policy", "explain", "--op", "bind", "--from", "cli", "--address", f"{d}/shared/x", check=False)
+    assert "p (" in r.stdout or r.returncode == 0, r.stdout + r.stderr
+    # The guard away: a successor is waited for, and nothing is made that should not be.
+    os.kill(w.pids()["guard"], signal.SIGKILL)
+    cli.do(f"os.mkfifo('{d}/three', 0o666)")
+    assert world.errno(f"os.open('{d}/three', os.O_RDWR)") == errno.ENOENT
+
+
+def test_pipes_from_outside(w):
+    """One that is there already is a file, opened by its permissions alone: docs/adr/0007."""
+    w.start()
+    path = program(w, "cli")
+    d = sockets_dir(w)
+    w.policy(rules())
+    cli, world = Agent(w, path), Agent(w, bound=False)
+    world.do(f"os.mkfifo('{d}/pipe', 0o600)")
+    cli.do(f"P = os.open('{d}/pipe', os.O_RDWR)")
+    world.do(f"Q = os.open('{d}/pipe', os.O_RDWR)")
+    cli.do("os.write(P, b'through')")
+    assert world.do("os.read(Q, 10).decode()") == "through"
+    world.do(f"os.chmod('{d}/pipe', 0)")
+    if not w.host:
+        assert cli.errno(f"os.open('{d}/pipe', os.O_RDWR)") == errno.EACCES
 
 
 if __name__ == "__main__":
