@@ -1,7 +1,7 @@
 /*
  * Executable mappings (maps.h). Input: the kernel's list; paths in it were chosen by whoever mapped
  * them. The kernel's query (6.11) gives executable mappings only; older kernels have the text.
- * Cost: one query a mapping, one stat a library, one walk a directory of libraries.
+ * Cost: one query a mapping, one stat a library; of those not known yet a walk besides.
  */
 #include "attest/maps.h"
 
@@ -167,6 +167,7 @@ struct judge {
 	char dir[PATH_MAX]; /* the last directory of libraries walked to, during this judgement only
 			     */
 	int dir_fd;         /* -1: it is not trusted */
+	struct libraries *known;
 	struct maps_result *ret;
 };
 
@@ -178,6 +179,7 @@ static void judge_done(struct judge *j)
 		close(j->root);
 }
 
+/* Of a deleted file, replaced by a newer one perhaps, the kernel gives the path it had. */
 static bool in_library_dir(const char *path)
 {
 	for (size_t i = 0; i < ARRAY_LEN(library_dirs); i++) {
@@ -210,9 +212,20 @@ static int judge_dir(struct judge *j, const char *path, size_t len)
 	return j->dir_fd;
 }
 
-/* Is what is mapped the file at path, and can nobody governed write it? One stat where nothing is
- * odd. */
-static bool trusted_file(struct judge *j, const char *path, const struct mapping *m)
+static bool is_file(
+	int dir, const char *name, const struct stat *st, const struct mapping *m, int *ret_fd)
+{
+	struct stat again;
+	_cleanup_close_ int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &again) < 0 || again.st_dev != st->st_dev ||
+		again.st_ino != st->st_ino || !is_mapped(fd, &again, m))
+		return false;
+	*ret_fd = take_fd(&fd);
+	return true;
+}
+
+/* Is what is mapped the file at path, and can nobody governed write it? */
+static bool trusted_file(struct judge *j, const char *path, const struct mapping *m, int *ret_fd)
 {
 	struct stat st;
 	const char *slash = strrchr(path, '/');
@@ -220,12 +233,7 @@ static bool trusted_file(struct judge *j, const char *path, const struct mapping
 	if (dir < 0 || fstatat(dir, slash + 1, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
 		!S_ISREG(st.st_mode) || !trust_stat(&st))
 		return false;
-	if (st.st_dev == makedev(m->major, m->minor) && st.st_ino == m->inode)
-		return true;
-	_cleanup_close_ int fd = openat(dir, slash + 1, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	struct stat again;
-	return fd >= 0 && fstat(fd, &again) == 0 && again.st_dev == st.st_dev &&
-	       again.st_ino == st.st_ino && is_mapped(fd, &again, m);
+	return is_file(dir, slash + 1, &st, m, ret_fd);
 }
 
 /* The mapped file by any way there is, for hashing; -1 if it is gone or another one is in its
@@ -289,15 +297,28 @@ static int judge_mapping(void *ctx, const struct mapping *m)
 	}
 	if (is_mapped(j->exe, j->exe_st, m))
 		return 0;
-	bool trusted = trusted_file(j, m->path, m);
-	return trusted && in_library_dir(m->path) ? 0 : judge_foreign(j, m, trusted);
+	bool installed = in_library_dir(m->path);
+	if (installed && library_known(j->known, m))
+		return 0;
+	_cleanup_close_ int fd = -1;
+	bool trusted = trusted_file(j, m->path, m, &fd);
+	if (!trusted || !installed)
+		return judge_foreign(j, m, trusted);
+	library_note(j->known, m, take_fd(&fd));
+	return 0;
 }
 
-int maps_judge(int proc, int exe, const struct stat *exe_st, bool text, struct maps_result *ret)
+int maps_judge(int proc, int exe, const struct stat *exe_st, bool text, struct libraries *known,
+	struct maps_result *ret)
 {
 	struct stat st;
-	_cleanup_(judge_done) struct judge j = {
-		.proc = proc, .exe = exe, .exe_st = exe_st, .root = -1, .dir_fd = -1, .ret = ret};
+	_cleanup_(judge_done) struct judge j = {.proc = proc,
+		.exe = exe,
+		.exe_st = exe_st,
+		.root = -1,
+		.dir_fd = -1,
+		.known = known,
+		.ret = ret};
 	memset(ret, 0, sizeof(*ret));
 	_cleanup_close_ int maps = openat(proc, "maps", O_RDONLY | O_CLOEXEC);
 	if (maps < 0 || fstat(proc, &st) < 0)

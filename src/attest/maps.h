@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <sys/stat.h>
 
+#include "attest/library.h"
 #include "attest/parse.h"
 #include "identity/evidence.h"
 
@@ -33,7 +34,7 @@ void maps_result_done(struct maps_result *r);
  * proc: /proc/PID; exe, exe_st: its executable. text: read the text even where the kernel has the
  * query, for tests. -E2BIG with more foreign mappings than fit; -errno.
  */
-int maps_judge(int proc, int exe, const struct stat *exe_st, bool text,
+int maps_judge(int proc, int exe, const struct stat *exe_st, bool text, struct libraries *known,
 	struct maps_result *ret) _must_check_;
 
 /* Each mapping, or each executable one. fn's negative return ends it. */

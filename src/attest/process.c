@@ -187,13 +187,13 @@ static int take_exe(struct reading *r, struct error *why)
 	return 0;
 }
 
-static int take_maps(struct reading *r, struct error *why)
+static int take_maps(struct reading *r, struct libraries *known, struct error *why)
 {
 	struct evidence *e = &r->evidence;
 	struct maps_result *m = calloc(1, sizeof(*m));
 	if (!m)
 		return error_set(why, -ENOMEM, "out of memory");
-	int k = maps_judge(r->proc, r->wanted[0].fd, &r->exe_st, false, m);
+	int k = maps_judge(r->proc, r->wanted[0].fd, &r->exe_st, false, known, m);
 	if (k < 0) {
 		free(m);
 		if (k == -E2BIG)
@@ -276,11 +276,12 @@ int reading_open(struct reading *r, uint32_t pid, int pidfd, bool at_exec, struc
 	return 0;
 }
 
-int reading_take(struct reading *r, struct memory *memory, struct error *why)
+int reading_take(
+	struct reading *r, struct memory *memory, struct libraries *known, struct error *why)
 {
 	struct evidence *e = &r->evidence;
 	int k = take_exe(r, why);
-	k = k < 0 ? k : take_maps(r, why);
+	k = k < 0 ? k : take_maps(r, known, why);
 	if (k < 0)
 		return k;
 	take_name(r);

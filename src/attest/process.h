@@ -45,7 +45,8 @@ void reading_close(struct reading *r);
 int reading_open(
 	struct reading *r, uint32_t pid, int pidfd, bool at_exec, struct error *why) _must_check_;
 /* Everything but hashes. May wait as long as a file system of the process likes. */
-int reading_take(struct reading *r, struct memory *memory, struct error *why) _must_check_;
+int reading_take(struct reading *r, struct memory *memory, struct libraries *known,
+	struct error *why) _must_check_;
 /* After the hashes are in: is it still that process and that image? Remembers the start when
  * at_exec. */
 int reading_finish(struct reading *r, struct memory *memory, struct error *why) _must_check_;

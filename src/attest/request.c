@@ -41,6 +41,7 @@ struct request {
 struct attest {
 	struct hasher *hasher;
 	struct memory *memory;
+	struct libraries *libraries;
 	struct workers *workers;
 	LIST_HEAD(, request) requests;
 	size_t n;
@@ -52,6 +53,8 @@ int attest_new(uv_loop_t *loop, int memory, struct attest **ret, int *ret_memory
 	int r = a ? hasher_new(loop, &a->hasher) : -ENOMEM;
 	if (r == 0)
 		r = workers_new(loop, &a->workers);
+	if (r == 0)
+		r = libraries_new(&a->libraries);
 	if (r == 0) {
 		r = memory_open(memory, &a->memory, ret_memory);
 		/* One that cannot be used is forgotten: processes then have no remembered start. */
@@ -91,7 +94,7 @@ static int hash_all(struct request *q)
 static int look_at_process(struct request *q)
 {
 	struct reading *r = &q->reading;
-	int k = reading_take(r, q->attest->memory, &q->why);
+	int k = reading_take(r, q->attest->memory, q->attest->libraries, &q->why);
 	k = k < 0 ? k : hash_all(q);
 	return k < 0 ? k : reading_finish(r, q->attest->memory, &q->why);
 }
@@ -176,7 +179,8 @@ static void request_done(struct work *w, int error)
 	}
 	log_warn("a question about process %u is given up: its files or memory do not answer",
 		w->process);
-	answer(q, error, "its files do not answer in time (a file system that hangs?)");
+	/* Not ETIMEDOUT: for the guard that is an attest that does not answer. */
+	answer(q, -EIO, "its files do not answer in time (a file system that hangs?)");
 }
 
 static void start(struct request *q, int r)

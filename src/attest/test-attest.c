@@ -83,6 +83,43 @@ static void test_preload(void **state)
 	end(pid);
 }
 
+/* A library package is replaced while a program runs that was looked at before. */
+static void test_replaced_library(void **state)
+{
+	(void)state;
+	char lib[96], kept[128];
+	if (geteuid() != 0) {
+		print_message("# not root: nothing can be installed\n");
+		return;
+	}
+	snprintf(lib, sizeof(lib), "/usr/local/lib/belay-test-%d.so", getpid());
+	snprintf(kept, sizeof(kept), "%s.old", lib);
+	shell("install -m 644 %s %s", library, lib);
+	pid_t pid = start("/bin/sleep", "sleep", lib);
+	assert_int_equal(ask(pid, false)->e.n_foreign, 0);
+	/* As a package manager does it: a second name, the new one over the first, the second goes.
+	 */
+	shell("ln %s %s && install -m 644 %s %s.new && mv %s.new %s", lib, kept, library, lib, lib,
+		lib);
+	assert_int_equal(ask(pid, false)->e.n_foreign, 0);
+	unlink(kept);
+	assert_int_equal(ask(pid, false)->e.n_foreign, 0);
+	end(pid);
+	/* One that somebody may write by now is none of the system's any more. */
+	pid = start("/bin/sleep", "sleep", lib);
+	assert_int_equal(ask(pid, false)->e.n_foreign, 0);
+	chmod(lib, 0666);
+	assert_int_equal(ask(pid, false)->e.n_foreign, 1);
+	/* Nor one that was moved away. */
+	chmod(lib, 0644);
+	assert_int_equal(ask(pid, false)->e.n_foreign, 0);
+	snprintf(kept, sizeof(kept), "/usr/local/belay-test-%d.so", getpid());
+	assert_int_equal(rename(lib, kept), 0);
+	assert_int_equal(ask(pid, false)->e.n_foreign, 1);
+	end(pid);
+	unlink(kept);
+}
+
 static void test_deleted(void **state)
 {
 	(void)state;
@@ -436,6 +473,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_plain),
 		cmocka_unit_test(test_copies),
 		cmocka_unit_test(test_preload),
+		cmocka_unit_test(test_replaced_library),
 		cmocka_unit_test(test_deleted),
 		cmocka_unit_test(test_memfd),
 		cmocka_unit_test(test_loader),

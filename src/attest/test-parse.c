@@ -158,6 +158,8 @@ static void test_maps(void **state)
 static void test_maps_both_ways(void **state)
 {
 	(void)state;
+	static struct libraries *known;
+	assert_int_equal(libraries_new(&known), 0);
 	static struct maps_result a, b;
 	struct stat st;
 	int proc = open("/proc/self", O_PATH | O_DIRECTORY), exe = open("/proc/self/exe", O_PATH);
@@ -165,8 +167,8 @@ static void test_maps_both_ways(void **state)
 	assert_int_equal(ftruncate(fd, 4096), 0);
 	void *f = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	assert_int_equal(fstat(exe, &st), 0);
-	assert_int_equal(maps_judge(proc, exe, &st, false, &a), 0);
-	assert_int_equal(maps_judge(proc, exe, &st, true, &b), 0);
+	assert_int_equal(maps_judge(proc, exe, &st, false, known, &a), 0);
+	assert_int_equal(maps_judge(proc, exe, &st, true, known, &b), 0);
 	assert_int_equal(a.n_foreign, 1);
 	assert_int_equal(b.n_foreign, 1);
 	assert_string_equal(a.foreign[0].path, "/memfd:code (deleted)");
@@ -176,8 +178,8 @@ static void test_maps_both_ways(void **state)
 	maps_result_done(&a);
 	maps_result_done(&b);
 	void *p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	assert_int_equal(maps_judge(proc, exe, &st, false, &a), 0);
-	assert_int_equal(maps_judge(proc, exe, &st, true, &b), 0);
+	assert_int_equal(maps_judge(proc, exe, &st, false, known, &a), 0);
+	assert_int_equal(maps_judge(proc, exe, &st, true, known, &b), 0);
 	assert_true(a.anonymous && b.anonymous);
 	(void)before;
 	maps_result_done(&a);

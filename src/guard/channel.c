@@ -25,6 +25,7 @@
 #include "guard/judge.h"
 #include "guard/limit.h"
 #include "guard/pb.h"
+#include "guard/relook.h"
 #include "guard/share.h"
 #include "guard/state.h"
 
@@ -152,6 +153,7 @@ int channel_restore(struct guard *g, const struct channel *template, struct chan
 	g->channels->n++;
 	limit_add(g, c->limit_rule);
 	idle_watch(g, c);
+	relook_watch(g);
 	*ret = c;
 	return 0;
 }

@@ -64,7 +64,6 @@ static void judge_bound(struct job *j, const struct inherited *i)
 {
 	struct guard *g = j->guard;
 	struct bind *b = bind_by_inode(g, i->inode);
-	struct verdict v;
 	if (!b)
 		b = bind_at(g, i->transport, &i->local, i->listening);
 	if (!b || b->subject->principal == j->caller->principal) {
@@ -72,23 +71,8 @@ static void judge_bound(struct job *j, const struct inherited *i)
 			socket_destroy(g, i);
 		return;
 	}
-	struct addr asked = bind_asked(b);
-	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
-		.transport = b->transport,
-		.from = j->caller,
-		.address = &asked};
-	decide_ask(g, &q, &v);
-	int r = decide_record(g, &q, &v, j->tree);
-	if (!v.allow || r < 0) {
-		bind_end(g, b, "exec of another image");
-		return;
-	}
 	/* The parent's image may still hold the socket; the listener answers to who runs last. */
-	subject_unref(b->subject);
-	b->subject = subject_ref(j->caller);
-	b->pid = j->pid;
-	if (bind_record(g, b) < 0)
-		bind_end(g, b, "it cannot be recorded");
+	judge_binder(g, b, j->caller, j->pid, j->tree, "exec of another image");
 }
 
 static void judge_connected(struct job *j, const struct inherited *i)
@@ -108,19 +92,8 @@ static void judge_connected(struct job *j, const struct inherited *i)
 		return; /* datagrams: grant_inherited() */
 	}
 	struct subject *old = accepting ? c->to : c->from;
-	if (!old || old->principal == j->caller->principal)
-		return;
-	struct verdict v;
-	struct endpoint_question q;
-	struct subject *from = accepting ? c->from : j->caller, *to = accepting ? j->caller : c->to;
-	channel_question(c, from, to, &q);
-	decide_ask(g, &q, &v);
-	int r = decide_record(g, &q, &v, j->tree);
-	if (!v.allow || r < 0 || channel_adopt(g, c, accepting, j->caller) < 0)
-		channel_end(g, c, "exec of another image");
-	else
-		channel_judge_one(
-			g, c, "exec of another image"); /* its rule's protection and limits */
+	if (old && old->principal != j->caller->principal)
+		judge_holder(g, c, accepting, j->caller, j->tree, "exec of another image");
 }
 
 static void settled(

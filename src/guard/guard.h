@@ -211,7 +211,8 @@ struct channel {
 	bool leased;         /* made under a lease, and recorded after */
 	bool unseen, held;   /* to be confirmed by the fabric; confirmed by conn */
 	uint32_t mark;
-	uint32_t late; /* ends of earlier sockets of these names that are still to be told */
+	uint32_t looked; /* the round in which its programs were looked at last (relook.c) */
+	uint32_t late;   /* ends of earlier sockets of these names that are still to be told */
 	uint64_t tree, started_ms, started_wall_ms, idle_limit_ms;
 	uint64_t bytes_ab, bytes_ba, idle_ms, stats_ms; /* as of the last count, at stats_ms */
 	char rule[NAME_MAX_LEN], limit_rule[NAME_MAX_LEN];
@@ -339,6 +340,8 @@ struct guard {
 	struct component component;
 	struct arrow arrows[_ROLE_N];
 	uv_timer_t calls_timer, idle_timer;
+	uv_timer_t relook_timer;
+	uint32_t relook_round;
 	uint64_t idle_due; /* monotonic ms the idle timer stands at */
 	struct registry *registry;
 	struct state_table *state;

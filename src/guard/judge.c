@@ -54,3 +54,39 @@ void judge_all(struct guard *g, const char *reason)
 	grant_judge(g);
 	channel_judge(g, reason);
 }
+
+void judge_binder(struct guard *g, struct bind *b, struct subject *now, uint32_t pid, uint64_t tree,
+	const char *reason)
+{
+	struct verdict v;
+	struct addr asked = bind_asked(b);
+	struct endpoint_question q = {.operation = BELAY__OPERATION__OP_BIND,
+		.transport = b->transport,
+		.from = now,
+		.address = &asked};
+	decide_ask(g, &q, &v);
+	int r = decide_record(g, &q, &v, tree);
+	if (!v.allow || r < 0) {
+		bind_end(g, b, reason);
+		return;
+	}
+	subject_unref(b->subject);
+	b->subject = subject_ref(now);
+	b->pid = pid;
+	if (bind_record(g, b) < 0)
+		bind_end(g, b, "it cannot be recorded");
+}
+
+void judge_holder(struct guard *g, struct channel *c, bool accepting, struct subject *now,
+	uint64_t tree, const char *reason)
+{
+	struct verdict v;
+	struct endpoint_question q;
+	channel_question(c, accepting ? c->from : now, accepting ? now : c->to, &q);
+	decide_ask(g, &q, &v);
+	int r = decide_record(g, &q, &v, tree);
+	if (!v.allow || r < 0 || channel_adopt(g, c, accepting, now) < 0)
+		channel_end(g, c, reason);
+	else
+		channel_judge_one(g, c, reason); /* its rule's protection and limits */
+}

@@ -261,6 +261,12 @@ static void process_attested(
 		Belay__FromAttest *owner = (Belay__FromAttest *)(uintptr_t)m;
 		e = take_ptr(owner->evidence);
 	}
+	if (error == -EBUSY) {
+		/* Attest has too much to do: that says nothing about the process. */
+		p->taken_ms = 0;
+		process_tell(p, error);
+		return;
+	}
 	if (error) {
 		ipc_free(e);
 		process_free(p, error);
@@ -290,6 +296,18 @@ static int process_attest(struct process *p, bool at_exec)
 	m.process = &body;
 	return arrow_call(p->guard, ROLE_ATTEST, &m.base, &p->pidfd, 1, CALL_RESEND,
 		process_attested, p, &p->attesting);
+}
+
+static bool leased(const struct process *p)
+{
+	return !p->attesting && p->subject && p->taken_ms && p->facts == p->guard->facts &&
+	       clock_mono_ms() - p->taken_ms < EVIDENCE_LEASE_MS;
+}
+
+bool process_fresh(struct guard *g, uint32_t pid, uint64_t start_time)
+{
+	const struct process *p = process_by_start(g, pid, start_time);
+	return p && leased(p);
 }
 
 /* In whose share it is; -EDQUOT: that is used up. */
@@ -342,8 +360,7 @@ void process_ask(struct guard *g, uint32_t pid, int pidfd, uint64_t tree, bool a
 		fn(g, ctx, r < 0 ? r : -ENOMEM, NULL);
 		return;
 	}
-	if (!at_exec && !p->attesting && p->subject && p->taken_ms && p->facts == g->facts &&
-		clock_mono_ms() - p->taken_ms < EVIDENCE_LEASE_MS) {
+	if (!at_exec && leased(p)) {
 		free(w);
 		struct subject *s = subject_ref(p->subject);
 		fn(g, ctx, 0, s);

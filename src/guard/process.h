@@ -22,4 +22,6 @@ bool process_known(struct guard *g, uint32_t pid, uint64_t *ret_tree, struct sub
  * has ended or was never looked at here changes no more: UINT64_MAX.
  */
 uint64_t process_holds_until(struct guard *g, const struct subject *s);
+/* Its evidence is younger than its lease. */
+bool process_fresh(struct guard *g, uint32_t pid, uint64_t start_time);
 void process_tree_gone(struct guard *g, uint64_t tree);

@@ -20,6 +20,7 @@
 #include "guard/policies.h"
 #include "guard/process.h"
 #include "guard/refusals.h"
+#include "guard/relook.h"
 #include "guard/repeats.h"
 #include "guard/share.h"
 #include "guard/state.h"
@@ -42,7 +43,7 @@ int guard_open(struct guard *g, struct error *e)
 		(r = binds_init(g)) < 0 || (r = grants_init(g)) < 0 || (r = channels_init(g)) < 0 ||
 		(r = leases_init(g)) < 0 || (r = trees_init(g)) < 0 || (r = jobs_init(g)) < 0 ||
 		(r = laters_init(g)) < 0 || (r = controls_init(g)) < 0 || (r = idle_init(g)) < 0 ||
-		(r = policies_init(g)) < 0 || (r = times_init(g)) < 0)
+		(r = relook_init(g)) < 0 || (r = policies_init(g)) < 0 || (r = times_init(g)) < 0)
 		return error_errno(e, r, "cannot set up");
 	r = auditing_init(g, e);
 	if (r < 0)
@@ -75,6 +76,7 @@ void guard_close(struct guard *g)
 	leases_deinit(g);
 	trees_deinit(g);
 	idle_deinit(g);
+	relook_deinit(g);
 	repeats_deinit(g);
 	times_deinit(g);
 	auditing_deinit(g);

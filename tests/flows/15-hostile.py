@@ -123,6 +123,21 @@ def test_another_tree(w):
         w.end(f)
 
 
+def test_code_that_comes_later(w):
+    need("gcc")
+    d = start(w)
+    lib = os.path.join(w.tmp, "late.so")
+    w.cmd("gcc", "-shared", "-fPIC", "-o", lib, file_for(w, "late.c", "int late(void) { return 1; }\n"))
+    exe = os.path.join(d, "hostile-late-code")
+    s = w.serve(exe, "serve")
+    wait_for("the server", lambda: "listening" in s.output())
+    passes(w, d, "late-code", "keep")
+    passes(w, d, "late-code", "hold", lib)
+    ended = w.belay("channels", "--ended").stdout
+    assert re.search(r"it maps \S*late\.so", ended), ended
+    assert any("late.so" in json.dumps(e) for e in w.audit()), "the log does not say why"
+
+
 def silent_file_system(path, uid):
     """A FUSE mount that answers that it is there, and then nothing. Its descriptor: closing it ends it."""
     fd = os.open("/dev/fuse", os.O_RDWR)
