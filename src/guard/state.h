@@ -1,7 +1,8 @@
 /*
  * The state table: what must be known of the time before this guard's start, in a memfd that belayd
- * keeps. Fixed-size records behind a header; state_table.c knows bytes, state.c knows our structs,
- * restore.c reads them back and holds them against what fabric and conn say exists.
+ * keeps. Records of one or two fixed-size slots behind a header; state_table.c knows bytes, state.c
+ * knows our structs, restore.c reads them back and holds them against what fabric and conn say
+ * exists.
  *
  * A record counts when its valid flag is set and its checksum (keyed, over slot, length and
  * payload) holds; the flag is written last. A change is a new record before the old one is dropped.
@@ -12,9 +13,10 @@
 
 #include "guard/guard.h"
 
-#define STATE_RECORD_LEN 1024u
-#define STATE_PAYLOAD_MAX (STATE_RECORD_LEN - 24u)
-#define STATE_RECORDS_MAX 65536u
+#define STATE_SLOT_LEN 512u /* a channel's record with names of ordinary length takes one */
+#define STATE_PAYLOAD_MAX (2 * STATE_SLOT_LEN - 24u)
+#define STATE_SLOTS_MAX 131072u
+#define STATE_MEMORY_LEN ((size_t)STATE_SLOTS_MAX * STATE_SLOT_LEN)
 #define STATE_KEY_LEN 16u
 
 struct state_table;
@@ -22,7 +24,7 @@ struct state_table;
 /* ---- bytes (state_table.c); no knowledge of the guard ---- */
 
 /*
- * Maps the memfd (of STATE_RECORDS_MAX records), making it a table if it is not one (then
+ * Maps the memfd (of STATE_MEMORY_LEN bytes), making it a table if it is not one (then
  * *ret_fresh). The key is the table's: random, drawn at its creation, and the same for all
  * successors.
  */

@@ -281,7 +281,7 @@ int setup(void **state)
 	assert_non_null(mkdtemp(w->dir));
 	w->state_dir = open(w->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	w->memory = memfd_create("state", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(w->memory, (off_t)STATE_RECORDS_MAX * STATE_RECORD_LEN), 0);
+	assert_int_equal(ftruncate(w->memory, (off_t)STATE_MEMORY_LEN), 0);
 	w->pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	assert_true(w->pidfd >= 0);
 	guard_start();
