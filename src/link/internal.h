@@ -3,6 +3,12 @@
 
 #include "link/session.h"
 
+/* Tags of NodeMessage's ping and pong: keep-alive is this process's, the guard never sees it. */
+#define TAG_PING 0x2a
+#define TAG_PONG 0x32
+#define TAG_JOIN 0x3a
+#define TAG_JOINED 0x42
+
 struct peer {
 	struct link_listed listed;
 	uint64_t dial_at, backoff_ms;
@@ -35,3 +41,6 @@ int links_dial(const struct addr *a) _must_check_;
 
 /* join.c */
 void links_join_ask(struct session *s);
+/* What a guest says, and what the node says that we join. Negative: a surprise. */
+int links_join_asked(struct session *s, const uint8_t *buf, size_t len) _must_check_;
+int links_join_answered(struct session *s, const uint8_t *buf, size_t len) _must_check_;

@@ -2,12 +2,15 @@
  * Joining: a connection to an inviting node whose CA the token names, and the answer to one who
  * comes with a token (link.h). The token is told only after TLS has proved that CA.
  */
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/secret.h"
+#include "ipc/ipc.h"
 #include "link/internal.h"
 #include "node.pb-c.h"
 
@@ -103,4 +106,70 @@ void links_join_answer(struct links *l, uint64_t join, const struct link_joined 
 	free(listed);
 	free(list);
 	free(addrs);
+}
+
+int links_join_asked(struct session *s, const uint8_t *buf, size_t len)
+{
+	if (s->asked || buf[0] != TAG_JOIN)
+		return -EBADMSG;
+	s->asked = true;
+	Belay__NodeMessage *m = ipc_unpack_lenient(&belay__node_message__descriptor, buf, len);
+	int r = -EBADMSG;
+	if (m && m->body_case == BELAY__NODE_MESSAGE__BODY_JOIN &&
+		m->join->token.len == LINK_TOKEN_LEN && m->join->csr_der.len <= X509_DER_MAX) {
+		struct link_join j = {
+			.csr = m->join->csr_der.data, .csr_len = m->join->csr_der.len};
+		memcpy(j.token, m->join->token.data, LINK_TOKEN_LEN);
+		const Belay__Addr *a = m->join->listen;
+		if (a && (a->ip.len == 4 || a->ip.len == 16) && a->port <= UINT16_MAX) {
+			j.listen = (struct addr){
+				.ip_len = (uint8_t)a->ip.len, .port = (uint16_t)a->port};
+			memcpy(j.listen.ip, a->ip.data, a->ip.len);
+		}
+		s->links->ops.join_request(s->links->data, s->id, &j);
+		secret_zero(j.token, sizeof(j.token));
+		r = 0;
+	}
+	ipc_free(m);
+	return r;
+}
+
+int links_join_answered(struct session *s, const uint8_t *buf, size_t len)
+{
+	Belay__NodeMessage *m = ipc_unpack_lenient(&belay__node_message__descriptor, buf, len);
+	if (!m || m->body_case != BELAY__NODE_MESSAGE__BODY_JOINED ||
+		m->joined->n_node > LINK_LISTED_MAX) {
+		ipc_free(m);
+		return -EBADMSG;
+	}
+	Belay__NodeJoined *a = m->joined;
+	struct link_listed *listed = calloc(a->n_node ? a->n_node : 1, sizeof(*listed));
+	size_t n = 0;
+	for (size_t i = 0; listed && i < a->n_node; i++) {
+		const Belay__Addr *at = a->node[i]->address;
+		if (!x509_node_valid(a->node[i]->node) || !at ||
+			(at->ip.len != 4 && at->ip.len != 16) || at->port > UINT16_MAX)
+			continue;
+		snprintf(listed[n].node, sizeof(listed[n].node), "%s", a->node[i]->node);
+		listed[n].address =
+			(struct addr){.ip_len = (uint8_t)at->ip.len, .port = (uint16_t)at->port};
+		memcpy(listed[n].address.ip, at->ip.data, at->ip.len);
+		listed[n].owns = a->node[i]->owns;
+		listed[n].n_owns = a->node[i]->n_owns;
+		n++;
+	}
+	struct link_joined j = {.error = a->error < 0 ? a->error : 0,
+		.why = a->why,
+		.cert = a->cert_der.data,
+		.cert_len = a->cert_der.len,
+		.ca = a->ca_der.data,
+		.ca_len = a->ca_der.len,
+		.listed = listed,
+		.n_listed = n};
+	s->asked = true;
+	s->links->ops.joined(s->links->data, s->id, &j);
+	free(listed);
+	ipc_free(m);
+	links_session_quit(s, "joined");
+	return 0;
 }

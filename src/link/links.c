@@ -32,12 +32,6 @@ const struct link_limits link_limits_default = {
 
 #define DIAL_COURTESY_MS 700 /* the node whose name sorts later lets the other dial first */
 
-/* Tags of NodeMessage's ping and pong: keep-alive is this process's, the guard never sees it. */
-#define TAG_PING 0x2a
-#define TAG_PONG 0x32
-#define TAG_JOIN 0x3a
-#define TAG_JOINED 0x42
-
 uint64_t links_now(const struct links *l)
 {
 	(void)l;
@@ -340,78 +334,12 @@ void links_announce(struct links *l)
 			links_session_quit(s, "the guard was replaced");
 }
 
-static int guest_message(struct session *s, const uint8_t *buf, size_t len)
-{
-	if (s->asked || buf[0] != TAG_JOIN)
-		return -EBADMSG;
-	s->asked = true;
-	Belay__NodeMessage *m = ipc_unpack_lenient(&belay__node_message__descriptor, buf, len);
-	int r = -EBADMSG;
-	if (m && m->body_case == BELAY__NODE_MESSAGE__BODY_JOIN &&
-		m->join->token.len == LINK_TOKEN_LEN && m->join->csr_der.len <= X509_DER_MAX) {
-		struct link_join j = {
-			.csr = m->join->csr_der.data, .csr_len = m->join->csr_der.len};
-		memcpy(j.token, m->join->token.data, LINK_TOKEN_LEN);
-		const Belay__Addr *a = m->join->listen;
-		if (a && (a->ip.len == 4 || a->ip.len == 16) && a->port <= UINT16_MAX) {
-			j.listen = (struct addr){
-				.ip_len = (uint8_t)a->ip.len, .port = (uint16_t)a->port};
-			memcpy(j.listen.ip, a->ip.data, a->ip.len);
-		}
-		s->links->ops.join_request(s->links->data, s->id, &j);
-		secret_zero(j.token, sizeof(j.token));
-		r = 0;
-	}
-	ipc_free(m);
-	return r;
-}
-
-static int joining_message(struct session *s, const uint8_t *buf, size_t len)
-{
-	Belay__NodeMessage *m = ipc_unpack_lenient(&belay__node_message__descriptor, buf, len);
-	if (!m || m->body_case != BELAY__NODE_MESSAGE__BODY_JOINED ||
-		m->joined->n_node > LINK_LISTED_MAX) {
-		ipc_free(m);
-		return -EBADMSG;
-	}
-	Belay__NodeJoined *a = m->joined;
-	struct link_listed *listed = calloc(a->n_node ? a->n_node : 1, sizeof(*listed));
-	size_t n = 0;
-	for (size_t i = 0; listed && i < a->n_node; i++) {
-		const Belay__Addr *at = a->node[i]->address;
-		if (!x509_node_valid(a->node[i]->node) || !at ||
-			(at->ip.len != 4 && at->ip.len != 16) || at->port > UINT16_MAX)
-			continue;
-		snprintf(listed[n].node, sizeof(listed[n].node), "%s", a->node[i]->node);
-		listed[n].address =
-			(struct addr){.ip_len = (uint8_t)at->ip.len, .port = (uint16_t)at->port};
-		memcpy(listed[n].address.ip, at->ip.data, at->ip.len);
-		listed[n].owns = a->node[i]->owns;
-		listed[n].n_owns = a->node[i]->n_owns;
-		n++;
-	}
-	struct link_joined j = {.error = a->error < 0 ? a->error : 0,
-		.why = a->why,
-		.cert = a->cert_der.data,
-		.cert_len = a->cert_der.len,
-		.ca = a->ca_der.data,
-		.ca_len = a->ca_der.len,
-		.listed = listed,
-		.n_listed = n};
-	s->asked = true;
-	s->links->ops.joined(s->links->data, s->id, &j);
-	free(listed);
-	ipc_free(m);
-	links_session_quit(s, "joined");
-	return 0;
-}
-
 int links_session_message(struct session *s, const uint8_t *buf, size_t len)
 {
 	if (s->kind == SESSION_GUEST)
-		return guest_message(s, buf, len);
+		return links_join_asked(s, buf, len);
 	if (s->kind == SESSION_JOINING)
-		return joining_message(s, buf, len);
+		return links_join_answered(s, buf, len);
 	if (!s->live || buf[0] == TAG_JOIN || buf[0] == TAG_JOINED)
 		return -EBADMSG;
 	static const uint8_t pong[] = {TAG_PONG, 0};

@@ -291,6 +291,39 @@ def test_a_renewal_gives_no_other_name(w):
         b.close()
 
 
+def test_a_node_that_asks_for_too_much_leaves_others_served(w):
+    b = alpha_and_rogue(w)
+    try:
+        w.enroll("/usr/bin/redis-server", "cache")
+        w.enroll("/usr/bin/redis-cli", "shell")
+        w.policy("version: 1\nrules:\n  - { name: l, allow: bind, from: { program: cache }, port: 6379 }\n"
+                 "  - { name: c, allow: connect, from: { program: shell, node: [self, beta] }, to: { program: cache }, port: 6379 }\n")
+        s = w.serve("redis-server", "--port", "6379", "--save", "", "--dir", w.tmp, "--bind", "10.77.0.1", "--protected-mode", "no")
+        wait_for("redis is up", lambda: "Ready to accept" in s.output() or s.poll() is not None)
+        r = Rogue(b, b.port)
+        r.send(hello())
+        before, n = total_refused(w), 0
+        for _ in range(3):    # some allowed and never opened, most refused: the log does not grow with them
+            for i in range(700):
+                r.send(opening(programs=(b"other" if i % 7 else b"shell",)))
+            assert w.run("redis-cli", "-h", "10.77.0.1", "PING", timeout=20).stdout.strip() == "PONG", "the node's own programs are not served"
+            while n < 2100 and 3 in r.receive():
+                n += 1
+                if n % 700 == 0:
+                    break
+        wait_for("every refusal is in the log", lambda: total_refused(w)[0] - before[0] >= 1800, 5)
+        entries = total_refused(w)[1] - before[1]
+        assert entries < 400, f"{entries} entries for 1800 refusals"
+    finally:
+        b.close()
+
+
+def total_refused(w):
+    """Refusals of beta's programs in the log: how many, in how many entries."""
+    e = [e for e in w.audit("--type", "decision") if e.get("verdict") == "deny" and e.get("from", {}).get("node") == "beta"]
+    return sum(x.get("count", 1) for x in e), len(e)
+
+
 def test_no_certificate_no_link(w):
     b = alpha_and_rogue(w)
     try:
