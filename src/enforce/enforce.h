@@ -26,6 +26,7 @@
 #define NOTICES_PER_SECOND 5
 #define NOTICE_MAX 480
 #define GUARD_WAIT_MS 5000    /* for the guard's successor, then the call is refused */
+#define AGAIN_MS 3000         /* a call is asked about anew for so long, then refused */
 #define ANSWER_WAIT_MS 120000 /* for a guard that is there: longer than all it waits for itself */
 #define EXEC_WAIT_MS 50       /* an execve that has not replaced the image by then has failed */
 #define EXECS_MAX 1024

@@ -46,7 +46,7 @@ static void ask_again(struct enforce *e, struct request *r)
 {
 	uint64_t now = clock_mono_ms();
 	r->again = true;
-	r->again_until_ms = r->again_until_ms ? r->again_until_ms : now + GUARD_WAIT_MS;
+	r->again_until_ms = r->again_until_ms ? r->again_until_ms : now + AGAIN_MS;
 	if (now >= r->again_until_ms) {
 		tree_notice(r->tree, "refused: the instance does not answer (try `belay status`)");
 		call_reply(e, r, -EACCES, 0);

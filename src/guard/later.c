@@ -20,12 +20,13 @@
 
 #define LATER_MS 2000u
 #define LATER_TICK_MS 10u
+#define LATER_PAUSE_MS 50u /* where all seems to be there, and yet it failed */
 
 struct later {
 	TAILQ_ENTRY(later) link;
 	struct job *job;
 	int error; /* its answer, should nobody come back */
-	uint64_t until_ms;
+	uint64_t from_ms, until_ms;
 	char node[NAME_MAX_LEN], notice[192]; /* node: whose link is awaited, too */
 };
 
@@ -90,7 +91,7 @@ static bool ready(const struct guard *g, const struct later *l)
 static void later_look(struct guard *g, struct later *l, uint64_t now)
 {
 	struct job *j = l->job;
-	if (j->pending)
+	if (j->pending || now < l->from_ms)
 		return;
 	if (ready(g, l) && job_barrier(j, settled) == 0)
 		return;
@@ -115,15 +116,17 @@ void job_later(struct job *j, int error, const char *node, const char *notice)
 {
 	struct guard *g = j->guard;
 	struct later *l = j->later ? NULL : calloc(1, sizeof(*l));
+	uint64_t now = clock_mono_ms();
 	if (!l) {
 		job_answer(j, error, notice);
 		return;
 	}
 	l->job = j;
 	l->error = error;
-	l->until_ms = clock_mono_ms() + LATER_MS;
+	l->until_ms = now + LATER_MS;
 	snprintf(l->node, sizeof(l->node), "%s", node ? node : "");
 	snprintf(l->notice, sizeof(l->notice), "%s", notice);
+	l->from_ms = ready(g, l) ? now + LATER_PAUSE_MS : now;
 	j->later = l;
 	TAILQ_INSERT_TAIL(&g->laters->list, l, link);
 	if (!uv_is_active((uv_handle_t *)&g->laters->timer))

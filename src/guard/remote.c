@@ -117,12 +117,13 @@ static void conn_peer_down(struct guard *g, const struct remote_node *n)
 		log_error("cannot tell conn that node %s is gone", n->name);
 }
 
-static void link_drop(struct guard *g, const char *node, const char *why)
+static void link_drop(struct guard *g, const char *node, uint64_t link, const char *why)
 {
 	Belay__LinkDrop d = BELAY__LINK_DROP__INIT;
 	Belay__ToLink m = BELAY__TO_LINK__INIT;
 	d.node = pb_text(node);
 	d.why = pb_text(why);
+	d.link = link;
 	m.body_case = BELAY__TO_LINK__BODY_DROP;
 	m.drop = &d;
 	if (arrow_up(g, ROLE_LINK) && arrow_send(g, ROLE_LINK, &m.base, NULL, 0) < 0)
@@ -156,7 +157,7 @@ void remote_node_forget(struct guard *g, struct remote_node *n, const char *why)
 			channel_end(g, c, "the node was removed");
 	}
 	conn_peer_down(g, n);
-	link_drop(g, n->name, why);
+	link_drop(g, n->name, 0, why);
 	for (size_t i = 0; i < r->n_nodes; i++)
 		if (r->nodes[i] == n)
 			r->nodes[i] = r->nodes[--r->n_nodes];
@@ -168,7 +169,7 @@ void remote_node_forget(struct guard *g, struct remote_node *n, const char *why)
 
 void remote_link_end(struct guard *g, struct remote_node *n, const char *why)
 {
-	link_drop(g, n->name, why);
+	link_drop(g, n->name, n->link_number, why);
 	node_down(g, n, why);
 }
 
@@ -196,6 +197,7 @@ int remote_send(struct guard *g, const struct remote_node *n, const Belay__NodeM
 	Belay__ToLink out = BELAY__TO_LINK__INIT;
 	s.node = pb_text(n->name);
 	s.message = pb_bytes(buf, len);
+	s.link = n->link_number;
 	out.body_case = BELAY__TO_LINK__BODY_SEND;
 	out.send = &s;
 	int r = arrow_send(g, ROLE_LINK, &out.base, NULL, 0);
@@ -251,13 +253,13 @@ static int take_up(struct guard *g, const Belay__LinkUp *m)
 	if (m->exporter.len != SECRET_LEN || m->n_addresses > NODE_ADDRESSES_MAX)
 		return -EBADMSG;
 	if (remote_removed(g, m->node, m->issued)) {
-		link_drop(g, m->node, "this node was removed");
+		link_drop(g, m->node, m->link, "this node was removed");
 		admin_log(g, "node-surprise", m->node, -EKEYREVOKED);
 		return 0;
 	}
 	struct remote_node *n = remote_node_get(g, m->node);
 	if (!n) {
-		link_drop(g, m->node, "too many nodes");
+		link_drop(g, m->node, m->link, "too many nodes");
 		return 0;
 	}
 	if (n->linked)
@@ -267,6 +269,7 @@ static int take_up(struct guard *g, const Belay__LinkUp *m)
 		if (addr_parse(m->addresses[i], &n->addresses[n->n_addresses]) == 0)
 			n->n_addresses++;
 	n->linked = true;
+	n->link_number = m->link;
 	n->we_dialed = m->we_dialed;
 	n->issued = m->issued;
 	n->not_after = m->not_after;

@@ -46,6 +46,7 @@ struct remote_node {
 	uint8_t nonce[REMOTE_NONCE_LEN];
 	uint64_t changed_ms;  /* wall clock */
 	uint64_t down_ms;     /* when it was first missed */
+	uint64_t link_number; /* link's, of the newest: what is said goes over that one or none */
 	char why[REASON_MAX]; /* down: why */
 	TAILQ_HEAD(, asking) asking;
 	TAILQ_HEAD(, serving) serving;

@@ -226,8 +226,8 @@ int remote_connect(struct job *j, const char *node)
 	n->n_asking++;
 	j->remote = a;
 	if (asking_send(a) < 0) {
-		asking_free(a);
-		return -EHOSTUNREACH;
+		asking_fail(a, -EHOSTUNREACH, "its link has just ended");
+		return 0;
 	}
 	timer_arm(g);
 	return 0;

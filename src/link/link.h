@@ -86,6 +86,8 @@ int links_peers(struct links *l, const struct link_listed *peers, size_t n) _mus
 void links_announce(struct links *l);
 /* An accepted connection. Takes fd. */
 void links_accept(struct links *l, int fd);
+/* The number of the link that lives; 0: there is none. */
+uint64_t links_live(struct links *l, const char *node);
 /* -ENOTCONN, -EMSGSIZE; -ENOBUFS: the peer does not read, the link ends. */
 int links_send(struct links *l, const char *node, const uint8_t *buf, size_t len) _must_check_;
 void links_drop(struct links *l, const char *node, const char *why);

@@ -62,6 +62,12 @@ static struct session *session_live(struct links *l, const char *node)
 	return NULL;
 }
 
+uint64_t links_live(struct links *l, const char *node)
+{
+	const struct session *s = session_live(l, node);
+	return s ? s->id : 0;
+}
+
 static void peer_retry(struct links *l, const char *node)
 {
 	struct peer *p = peer_find(l, node);

@@ -66,6 +66,7 @@ static void on_up(void *data, const struct x509_node *n, const struct secret *ex
 	up.exporter = data_of(exporter->bytes, SECRET_LEN);
 	up.we_dialed = we_dialed;
 	up.remote = text_of(remote);
+	up.link = links_live(((struct link *)data)->links, n->node);
 	up.issued = n->issued;
 	up.not_after = n->not_after;
 	Belay__FromLink m = BELAY__FROM_LINK__INIT;
@@ -204,12 +205,14 @@ static int order(struct link *l, const Belay__ToLink *m)
 		return order_peers(l, m->peers);
 	case BELAY__TO_LINK__BODY_SEND:
 		/* A link that has just gone has told so with LinkDown. */
-		if (links_send(l->links, m->send->node, m->send->message.data,
-			    m->send->message.len) == -EMSGSIZE)
+		if (links_live(l->links, m->send->node) == m->send->link &&
+			links_send(l->links, m->send->node, m->send->message.data,
+				m->send->message.len) == -EMSGSIZE)
 			log_error("a message to node %s is too large", m->send->node);
 		return 0;
 	case BELAY__TO_LINK__BODY_DROP:
-		links_drop(l->links, m->drop->node, m->drop->why);
+		if (!m->drop->link || links_live(l->links, m->drop->node) == m->drop->link)
+			links_drop(l->links, m->drop->node, m->drop->why);
 		return 0;
 	case BELAY__TO_LINK__BODY_JOIN:
 		return order_join(l, m->id, m->join);

@@ -15,6 +15,9 @@ LEASE = 1.1    # after it what is known of a program is asked for anew
 HERE = """
 version: 1
 rules:
+  - { name: more, allow: bind, from: { program: srv }, port: 7100-7199 }
+  - { name: datagrams-bind, allow: bind, from: { program: srv }, transport: udp, port: 7300 }
+  - { name: datagrams, allow: connect, from: { program: cli }, to: { program: srv }, transport: udp, port: 7300 }
   - { name: listens, allow: bind, from: { program: srv }, port: 7001-7002 }
   - { name: open, allow: connect, from: { program: cli }, to: { program: srv }, port: 7001 }
   - { name: sealed, allow: connect, from: { program: cli }, to: { program: srv }, port: 7002, protection: encrypt }
@@ -73,6 +76,43 @@ def test_on_one_node(w):
                 assert cli.do(f"ask({old})") == "hello", role
     finally:
         say(seen)
+
+
+CALLS = """
+import socket, subprocess
+def listen(port):
+    s = socket.socket(); s.bind(("127.0.0.1", port)); s.listen(); return keep(s)
+def datagrams():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 7300)); return keep(s)
+def send():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); return s.sendto(b"one", ("127.0.0.1", 7300))
+def start():
+    return subprocess.run(["/bin/true"]).returncode
+"""
+
+
+def test_the_other_calls(w):
+    """What is trapped besides connect waits for a successor as well: sockets, bind, listen, datagrams, exec."""
+    w.start()
+    srv, cli = (Agent(w, program(w, n)) for n in ("srv", "cli"))
+    w.policy(HERE)
+    for x in (srv, cli):
+        x.do(CALLS)
+    n = srv.do("datagrams()")
+    for i, role in enumerate(ROLES):
+        for j, (who, code, want) in enumerate(((srv, f"listen({7100 + i}) > 0", True), (cli, "send()", 3),
+                                               (cli, "start()", 0))):
+            if role == "enforce" and code == "start()":
+                continue    # docs/adr/0008
+            time.sleep(0.15)
+            os.kill(parts(w)[role], signal.SIGKILL)
+            try:
+                t = time.monotonic()
+                assert who.do(code) == want, (role, code)
+                assert time.monotonic() - t <= SECOND, (role, code, time.monotonic() - t)
+            except OSError as e:
+                raise AssertionError(f"{role} killed: {code}: {e}\n{w.tail()}") from None
+        assert srv.do(f"S[{n}].recv(10).decode()") == "one", role
 
 
 def test_a_start(w):
