@@ -160,7 +160,8 @@ static int judge(const Belay__Question *q, const int *fds, size_t n_fds)
 	struct sockaddr sa = {.sa_family = AF_UNSPEC};
 	const char *deny = getenv("FAKE_DENY_UNIX");
 	size_t want = q->call == BELAY__QUESTION__CALL__CALL_EXEC ||
-				      q->call == BELAY__QUESTION__CALL__CALL_UNIX_CONNECT
+				      q->call == BELAY__QUESTION__CALL__CALL_UNIX_CONNECT ||
+				      q->call == BELAY__QUESTION__CALL__CALL_FIFO
 			      ? 1
 			      : 2;
 	if (n_fds != want || fds_pidfd_alive(fds[0]) != 1)
@@ -174,6 +175,8 @@ static int judge(const Belay__Question *q, const int *fds, size_t n_fds)
 		return listen(fds[1], q->backlog) < 0 ? -errno : 0;
 	case BELAY__QUESTION__CALL__CALL_DISCONNECT:
 		return connect(fds[1], &sa, sizeof(sa)) < 0 ? -errno : 0;
+	case BELAY__QUESTION__CALL__CALL_FIFO:
+		return -EXDEV;
 	case BELAY__QUESTION__CALL__CALL_UNIX_CONNECT:
 		return deny && strstr(q->unix_path, deny) ? -EACCES : 0;
 	default:

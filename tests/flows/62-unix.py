@@ -231,6 +231,38 @@ def test_datagrams_by_path(w):
     assert cli.errno(f"S[{n}].send(b'late')") == errno.EACCES and world.do(f"heard({log}, 0.3)") is None
 
 
+def test_numbers_of_datagram_sockets_are_anybodys(w):
+    """The filter traps sending by number: what else has such a number sends as ever."""
+    w.start()
+    path = program(w, "cli")
+    w.policy(rules("name: b, allow: bind, from: { program: cli }, port: 7001",
+                   "name: c, allow: connect, from: { program: cli }, to: { program: cli }, port: 7001",
+                   f"name: u, allow: connect, from: {{ program: cli }}, unix: {w.tmp}/sockets/**"))
+    d = sockets_dir(w)
+    cli, world = Agent(w, path), Agent(w, bound=False)
+    for a in (cli, world):
+        a.do(LOCAL)
+        a.do(DATAGRAMS)
+    cli.do("serve('127.0.0.1', 7001)")
+    n = cli.do("connect('127.0.0.1', 7001)")
+    cli.do(f"os.dup2({n}, 1008); os.dup2({n}, 1011); T = socket.socket(fileno=1008); T.settimeout(5)")
+    assert cli.do("[T.send(b'one'), T.sendmsg([b'two'])]") == [3, 3]
+    cli.do("B = b''\nwhile len(B) < 6: B += T.recv(9)")
+    assert cli.do("B.decode()") == "onetwo"
+    log = world.do(f"dgram('{d}/log')")
+    # It takes what is free, up to its share; then, and under a low limit, sendto still does.
+    many = cli.do("[dgram() for _ in range(16)]")
+    assert 1008 not in many and 1011 not in many and sum(1008 <= x < 1024 for x in many) == 14, many
+    for n in (many[0], many[-1]):
+        assert cli.do(f"to({n}, '{d}/log', 'x', 'sendto')") == 1 and world.do(f"heard({log})")[0] == "x"
+    assert cli.do(f"to({many[0]}, '{d}/log', 'x', 'send')") == 1 and world.do(f"heard({log})")[0] == "x"
+    assert cli.errno(f"to({many[-1]}, '{d}/log', 'x', 'send')") == errno.EPIPE
+    # A child has the same socket, and is asked about for itself.
+    assert cli.do(f"""(lambda p: p or (S[{many[1]}].sendto(b'child', '{d}/log'), os._exit(0)))(os.fork())""") > 0
+    text, cred, _ = world.do(f"heard({log})")
+    assert text == "child" and (not w.host or cred[0] != cli.pid), (text, cred)
+
+
 def test_datagrams_received(w):
     w.start()
     paths = {n: program(w, n) for n in ("srv", "cli", "other")}
