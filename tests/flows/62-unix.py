@@ -292,6 +292,40 @@ def test_datagrams_received(w):
     assert srv.do("GOT") == [str(i) for i in range(500)]
 
 
+def test_enforce_dies_as_it_sends(w):
+    w.start()
+    path = program(w, "cli")
+    d = sockets_dir(w)
+    w.policy(rules(f"name: u, allow: connect, from: {{ program: cli }}, unix: {d}/log"))
+    world, cli = Agent(w, bound=False), Agent(w, path)
+    for a in (world, cli):
+        a.do(LOCAL)
+        a.do(DATAGRAMS)
+    log = world.do(f"dgram('{d}/log')")
+    world.do(f"GOT = set(); threading.Thread(target=lambda: [GOT.add(heard({log}, 60)[0]) for _ in iter(int, 1)], daemon=True).start()")
+    n = cli.do("dgram()")
+    cli.do(f"""
+BAD = []
+def flood():
+    S[{n}].connect('{d}/log')
+    for i in range(3000):
+        try:
+            S[{n}].send(str(i).encode())
+        except OSError as e:
+            BAD.append([i, e.errno])
+    BAD.append("end")
+S[{n}].settimeout(None)
+threading.Thread(target=flood, daemon=True).start()
+""")
+    for _ in range(3):
+        time.sleep(0.3)
+        os.kill(w.pids()["enforce"], signal.SIGKILL)
+        wait_for("a successor", lambda: w.pids().get("enforce"))
+    wait_for("all sent", lambda: "end" in cli.do("BAD"), 60)
+    assert cli.do("BAD") == ["end"], cli.do("BAD[:5]")
+    wait_for("all heard", lambda: world.do("len(GOT)") == 3000)
+
+
 def test_syslog_and_notify(w):
     """The C library's syslog() and logger(1) to a log socket, and a service manager's notification."""
     if not ROOT:
