@@ -50,11 +50,13 @@ void channel_close(struct engine *e, struct channel *ch, enum frame_reset reset,
 		c->last = NULL;
 	LIST_REMOVE(ch, of_carrier);
 	table_remove(e, &ch->entry);
-	engine_unwatch(e, ch->fd);
-	if (ch->eof && ch->shut)
-		close(ch->fd);
-	else
-		fd_reset(ch->fd);
+	if (ch->fd >= 0) {
+		engine_unwatch(e, ch->fd);
+		if (ch->eof && ch->shut)
+			close(ch->fd);
+		else
+			fd_reset(ch->fd);
+	}
 	ch->fd = -1;
 	e->pending -= ch->pend_len;
 	e->rekeys += ch->send.epoch;
@@ -64,12 +66,17 @@ void channel_close(struct engine *e, struct channel *ch, enum frame_reset reset,
 	free(take_ptr(ch->far));
 	seal_clear(&ch->send);
 	seal_clear(&ch->receive);
-	if (!ch->silent && !e->quiet)
+	/* Nobody knows of a reserve that was not used; that somebody tried to forge it is told. */
+	bool told = !ch->silent && (!ch->reserve || reset == FRAME_RESET_TAMPERED);
+	reserve_free(ch);
+	if (told && !e->quiet)
 		e->ops.closed(e->data, ch->entry.id,
 			&(struct engine_result){.reason = reason,
 				.bytes_sent = ch->bytes_sent,
 				.bytes_received = ch->bytes_received,
-				.tampered = reset == FRAME_RESET_TAMPERED});
+				.tampered = reset == FRAME_RESET_TAMPERED,
+				.complete = ch->eof && ch->shut,
+				.leased = ch->leased});
 	engine_bury(e, &ch->watch);
 	engine_wake(e);
 }
@@ -82,7 +89,7 @@ static void channel_complete(struct engine *e, struct channel *ch)
 
 void channel_start(struct engine *e, struct channel *ch)
 {
-	if (!ch->initiator || ch->started)
+	if (!ch->initiator || ch->started || ch->reserve)
 		return;
 	ch->started = true;
 	ch->last_ms = e->now;
@@ -238,7 +245,7 @@ static void channel_data(struct engine *e, struct channel *ch, const uint8_t *p,
 static const char *channel_objects(const struct engine *e, const struct channel *ch,
 	const struct frame_header *h, const uint8_t *body)
 {
-	if ((h->type == FRAME_OPEN) == ch->started)
+	if (h->type == FRAME_OPEN ? ch->started || ch->initiator : !ch->started)
 		return h->type == FRAME_OPEN ? "opened twice" : "used before it was opened";
 	if (h->type != FRAME_OPEN && h->type != FRAME_RESET &&
 		(h->type == FRAME_DATAGRAM) != ch->datagram)
@@ -267,6 +274,8 @@ void channel_frame(
 	}
 	switch (h->type) {
 	case FRAME_OPEN:
+		if (ch->reserve && !reserve_open(e, ch))
+			return;
 		ch->started = true;
 		ch->last_ms = e->now;
 		if (ch->readable)

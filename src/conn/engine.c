@@ -92,9 +92,10 @@ struct entry *table_find(struct engine *e, const uint8_t *id)
 	return NULL;
 }
 
-static struct channel *entry_channel(struct entry *en)
+struct channel *entry_channel(struct entry *en)
 {
-	return en->relay ? NULL : (struct channel *)((char *)en - offsetof(struct channel, entry));
+	return !en || en->relay ? NULL
+				: (struct channel *)((char *)en - offsetof(struct channel, entry));
 }
 
 struct channel *table_find_channel(struct engine *e, const uint8_t *id, const struct carrier *c)
@@ -153,8 +154,8 @@ void engine_accept(struct engine *e, int fd)
 	proof_accept(e, fd);
 }
 
-static int channel_new(struct engine *e, const struct engine_channel *in, struct carrier *c,
-	bool initiator, int *fd)
+int channel_new(struct engine *e, const struct engine_channel *in, struct carrier *c,
+	bool initiator, int *fd, struct reserve *reserve)
 {
 	struct channel *ch = calloc(1, sizeof(*ch));
 	if (!ch)
@@ -176,7 +177,7 @@ static int channel_new(struct engine *e, const struct engine_channel *in, struct
 			e->now);
 	if (r == 0)
 		r = table_add(e, &ch->entry);
-	if (r == 0) {
+	if (r == 0 && !reserve) {
 		r = engine_watch(e, *fd, &ch->watch, WATCH_CHANNEL);
 		if (r < 0)
 			table_remove(e, &ch->entry);
@@ -188,10 +189,13 @@ static int channel_new(struct engine *e, const struct engine_channel *in, struct
 		free(ch);
 		return r;
 	}
-	fd_tune(take_fd(fd));
+	ch->reserve = reserve;
+	if (!reserve)
+		fd_tune(ch->fd);
+	*fd = -1;
 	LIST_INSERT_HEAD(&c->channels, ch, of_carrier);
 	engine_schedule(e, e->now + e->limits.open_ms);
-	if (ch->idle_ms)
+	if (ch->idle_ms && !reserve)
 		engine_schedule(e, e->now + ch->idle_ms);
 	return 0;
 }
@@ -209,12 +213,12 @@ static int channel_add_local(struct engine *e, const struct engine_channel *in, 
 			p->carriers[i].up = true;
 		}
 	}
-	int r = channel_new(e, in, &e->local->carriers[1], false, &fds[1]);
+	int r = channel_new(e, in, &e->local->carriers[1], false, &fds[1], NULL);
 	if (r < 0)
 		return r;
 	struct channel *answering = LIST_FIRST(&e->local->carriers[1].channels);
 	answering->silent = true;
-	r = channel_new(e, in, &e->local->carriers[0], true, &fds[0]);
+	r = channel_new(e, in, &e->local->carriers[0], true, &fds[0], NULL);
 	if (r < 0)
 		channel_close(e, answering, FRAME_RESET_NONE, "");
 	else
@@ -238,7 +242,7 @@ int engine_channel_add(struct engine *e, const struct engine_channel *in, int fd
 		r = channel_add_local(e, in, fds);
 	else {
 		struct carrier *c = &p->carriers[in->id[0] % ENGINE_CARRIERS];
-		r = channel_new(e, in, c, in->initiator, &fds[0]);
+		r = channel_new(e, in, c, in->initiator, &fds[0], NULL);
 		if (r == 0 && c->up)
 			channel_start(e, LIST_FIRST(&c->channels));
 	}
@@ -270,7 +274,7 @@ void engine_flows(struct engine *e, void (*fn)(void *ctx, const struct engine_fl
 		LIST_FOREACH (en, &e->table[i], hash) {
 			struct engine_flow f = {.id = en->id};
 			struct channel *ch = entry_channel(en);
-			if (ch && ch->silent)
+			if (ch && (ch->silent || ch->reserve))
 				continue;
 			if (!ch) {
 				relay_flow(e, en, &f);
@@ -384,7 +388,7 @@ void engine_wake(struct engine *e)
 static uint64_t channel_tick(struct engine *e, struct channel *ch, uint64_t next)
 {
 	uint64_t open = ch->started ? UINT64_MAX : ch->last_ms + e->limits.open_ms;
-	uint64_t idle = ch->idle_ms ? ch->last_ms + ch->idle_ms : UINT64_MAX;
+	uint64_t idle = ch->idle_ms && !ch->reserve ? ch->last_ms + ch->idle_ms : UINT64_MAX;
 	if (open <= e->now) {
 		channel_close(e, ch, FRAME_RESET_NONE, "no data connection to the other node");
 		return next;

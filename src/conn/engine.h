@@ -39,10 +39,15 @@ struct engine_result {
 	const char *reason;
 	uint64_t bytes_sent, bytes_received;
 	bool tampered;
+	bool complete; /* both ended, and all was delivered here */
+	bool leased;   /* it was opened from a reserve (reserve.h) */
 };
 struct engine_ops {
 	void (*closed)(
 		void *data, const uint8_t id[FRAME_CHANNEL_LEN], const struct engine_result *r);
+	/* The other node has opened a channel in advance (reserve.h); closed() comes for it later.
+	 */
+	void (*used)(void *data, const uint8_t id[FRAME_CHANNEL_LEN], const struct addr *local);
 	/* What engine_relay_wait() was for. */
 	void (*opened)(void *data, const uint8_t id[FRAME_CHANNEL_LEN], uint64_t ask, int error);
 	/* A data connection that was up is lost; its channels were closed before. */

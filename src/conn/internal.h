@@ -50,15 +50,17 @@ struct channel {
 	bool initiator, started; /* started: the data connection is up (initiator), OPEN was seen
 				    (responder) */
 	bool readable, hup, bulk;
-	bool datagram;    /* datagrams, and nothing of flow control or of an end */
-	bool eof;         /* the program has sent its last byte; FIN is out */
-	bool fin;         /* the peer's FIN is in */
-	bool shut;        /* and passed on to the program */
-	bool silent;      /* second half of a local pair: its end is not reported */
-	uint32_t credit;  /* what we may still send */
-	uint32_t granted; /* what the peer may still send */
-	uint32_t due;     /* consumed here, not yet granted again */
-	uint8_t *pend;    /* what the program's socket did not take */
+	bool datagram;           /* datagrams, and nothing of flow control or of an end */
+	bool eof;                /* the program has sent its last byte; FIN is out */
+	bool fin;                /* the peer's FIN is in */
+	bool shut;               /* and passed on to the program */
+	bool leased;             /* opened from a reserve */
+	struct reserve *reserve; /* not open yet: reserve.c */
+	bool silent;             /* second half of a local pair: its end is not reported */
+	uint32_t credit;         /* what we may still send */
+	uint32_t granted;        /* what the peer may still send */
+	uint32_t due;            /* consumed here, not yet granted again */
+	uint8_t *pend;           /* what the program's socket did not take */
 	uint32_t pend_at, pend_len, pend_cap;
 	struct sockaddr_storage *far; /* datagrams: whom the socket is connected to */
 	struct seal send, receive;
@@ -135,6 +137,10 @@ struct entry *table_find(struct engine *e, const uint8_t *id);
 struct channel *table_find_channel(struct engine *e, const uint8_t *id, const struct carrier *c);
 int table_add(struct engine *e, struct entry *en) _must_check_;
 void table_remove(struct engine *e, struct entry *en);
+struct channel *entry_channel(struct entry *en); /* NULL: none, or a relay */
+/* Takes *fd when it succeeds; with `reserve` there may be none yet, and it is not watched. */
+int channel_new(struct engine *e, const struct engine_channel *in, struct carrier *c,
+	bool initiator, int *fd, struct reserve *reserve) _must_check_;
 void fd_reset(int fd); /* closes with a TCP reset */
 void fd_tune(int fd);
 
@@ -187,6 +193,11 @@ void proof_free(struct engine *e, struct proof *p);
 uint64_t proofs_tick(struct engine *e, uint64_t next);
 void proofs_forget(struct engine *e, const struct peer *q);
 void proofs_drop(struct engine *e);
+
+/* reserve.c */
+/* OPEN has come for a reserved channel. Return: false when it was closed. */
+bool reserve_open(struct engine *e, struct channel *ch);
+void reserve_free(struct channel *ch);
 
 /* relay.c */
 struct relay;

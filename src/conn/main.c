@@ -17,15 +17,19 @@
 #include "component.pb-c.h"
 #include "conn.pb-c.h"
 #include "conn/engine.h"
+#include "conn/news.h"
+#include "conn/reserve.h"
 #include "ipc/component.h"
 #include "sandbox/sandbox.h"
 
-#define STATS_BATCH 400 /* flows in one message: far below IPC_MSG_MAX */
+#define RESERVE_MAX FDS_PASS_MAX /* channels in one order */
+#define STATS_BATCH 400          /* flows in one message: far below IPC_MSG_MAX */
 
 struct conn {
 	struct component component;
 	struct ipc_chan guard;
 	struct engine *engine;
+	struct news news;
 };
 
 static void conn_tell(struct conn *c, Belay__FromConn *m)
@@ -45,15 +49,33 @@ static ProtobufCBinaryData id_data(const uint8_t *id)
 static void on_closed(
 	void *data, const uint8_t id[FRAME_CHANNEL_LEN], const struct engine_result *r)
 {
+	struct conn *c = data;
+	if (r->leased && news_closed(&c->news, id, r))
+		return;
 	Belay__ConnClosed closed = BELAY__CONN_CLOSED__INIT;
 	closed.channel = id_data(id);
 	closed.reason = (char *)(uintptr_t)r->reason;
 	closed.bytes_sent = r->bytes_sent;
 	closed.bytes_received = r->bytes_received;
 	closed.tampered = r->tampered;
+	closed.complete = r->complete;
 	Belay__FromConn m = BELAY__FROM_CONN__INIT;
 	m.body_case = BELAY__FROM_CONN__BODY_CLOSED;
 	m.closed = &closed;
+	conn_tell(c, &m);
+}
+
+static void on_used(void *data, const uint8_t id[FRAME_CHANNEL_LEN], const struct addr *local)
+{
+	struct conn *c = data;
+	news_used(&c->news, id, local);
+}
+
+static void on_news(void *data, Belay__ConnNews *news)
+{
+	Belay__FromConn m = BELAY__FROM_CONN__INIT;
+	m.body_case = BELAY__FROM_CONN__BODY_NEWS;
+	m.news = news;
 	conn_tell(data, &m);
 }
 
@@ -150,6 +172,71 @@ static int order_relay(
 	return 0;
 }
 
+/* ---- channels in advance ---- */
+
+static int reserve_one(struct conn *c, const Belay__ConnReserve *m, const Belay__ConnReserved *in,
+	const struct addr *to, int *fd)
+{
+	struct engine_channel one = {
+		.node = m->node, .initiator = m->initiator, .idle_ms = m->idle_ms};
+	memcpy(one.id, in->channel.data, sizeof(one.id));
+	memcpy(one.send.bytes, in->send_key.data, SECRET_LEN);
+	memcpy(one.receive.bytes, in->receive_key.data, SECRET_LEN);
+	int own = fd ? take_fd(fd) : -1;
+	int r = engine_reserve_add(c->engine, &one, m->lease, to, &own);
+	secret_clear(&one.send);
+	secret_clear(&one.receive);
+	return r;
+}
+
+static int order_reserve(
+	struct conn *c, uint64_t id, const Belay__ConnReserve *m, int *fds, size_t n_fds)
+{
+	struct addr to = {0};
+	int r = 0;
+	if (!*m->node || !m->lease || !m->n_channel || m->n_channel > RESERVE_MAX ||
+		n_fds != (m->initiator ? 0 : m->n_channel) ||
+		(!m->initiator && take_addr(m->destination, &to) < 0))
+		return -EBADMSG;
+	for (size_t i = 0; i < m->n_channel; i++)
+		if (m->channel[i]->channel.len != FRAME_CHANNEL_LEN ||
+			m->channel[i]->send_key.len != SECRET_LEN ||
+			m->channel[i]->receive_key.len != SECRET_LEN)
+			return -EBADMSG;
+	for (size_t i = 0; i < m->n_channel && r == 0; i++)
+		r = reserve_one(c, m, m->channel[i], &to, n_fds ? &fds[i] : NULL);
+	if (r < 0)
+		engine_reserve_end(c->engine, m->lease);
+	answer_opened(c, id, m->channel[0]->channel.data, r);
+	return 0;
+}
+
+static int order_take(struct conn *c, const Belay__ConnTake *m, int *fds, size_t n_fds)
+{
+	if (m->channel.len != FRAME_CHANNEL_LEN || n_fds != 1)
+		return -EBADMSG;
+	engine_reserve_take(c->engine, m->channel.data, &fds[0]);
+	return 0;
+}
+
+static int order_reserve_end(struct conn *c, uint64_t id, const Belay__ConnReserveEnd *m)
+{
+	Belay__ConnReserveEnded ended = BELAY__CONN_RESERVE_ENDED__INIT;
+	Belay__FromConn out = BELAY__FROM_CONN__INIT;
+	if (!m->lease)
+		return -EBADMSG;
+	engine_reserve_end(c->engine, m->lease);
+	news_flush(&c->news);
+	ended.lease = m->lease;
+	out.id = id;
+	out.body_case = BELAY__FROM_CONN__BODY_RESERVE_ENDED;
+	out.reserve_ended = &ended;
+	conn_tell(c, &out);
+	return 0;
+}
+
+/* ---- counts ---- */
+
 struct stats {
 	struct conn *conn;
 	uint64_t id;
@@ -212,6 +299,12 @@ static int order(struct conn *c, const Belay__ToConn *m, int *fds, size_t n_fds)
 		return 0;
 	case BELAY__TO_CONN__BODY_STATS:
 		return n_fds ? -EBADMSG : order_stats(c, m->id);
+	case BELAY__TO_CONN__BODY_RESERVE:
+		return order_reserve(c, m->id, m->reserve, fds, n_fds);
+	case BELAY__TO_CONN__BODY_TAKE:
+		return order_take(c, m->take, fds, n_fds);
+	case BELAY__TO_CONN__BODY_RESERVE_END:
+		return n_fds ? -EBADMSG : order_reserve_end(c, m->id, m->reserve_end);
 	case BELAY__TO_CONN__BODY_PEER_DOWN:
 		if (n_fds)
 			return -EBADMSG;
@@ -232,6 +325,12 @@ static int on_order(struct ipc_chan *chan, const uint8_t *buf, size_t len, int *
 	if (m->body_case == BELAY__TO_CONN__BODY_CHANNEL) {
 		secret_zero(m->channel->send_key.data, m->channel->send_key.len);
 		secret_zero(m->channel->receive_key.data, m->channel->receive_key.len);
+	} else if (m->body_case == BELAY__TO_CONN__BODY_RESERVE) {
+		for (size_t i = 0; i < m->reserve->n_channel; i++) {
+			Belay__ConnReserved *one = m->reserve->channel[i];
+			secret_zero(one->send_key.data, one->send_key.len);
+			secret_zero(one->receive_key.data, one->receive_key.len);
+		}
 	} else if (m->body_case == BELAY__TO_CONN__BODY_PEER) {
 		secret_zero(m->peer->secret.data, m->peer->secret.len);
 	}
@@ -242,7 +341,8 @@ static int on_order(struct ipc_chan *chan, const uint8_t *buf, size_t len, int *
 /* The guard is gone: channels live on, nothing new comes until its successor's arrow. */
 static void on_guard_closed(struct ipc_chan *chan, int reason)
 {
-	(void)chan;
+	struct conn *c = chan->data;
+	engine_reserve_end(c->engine, 0); /* nobody could be told of what they open */
 	log_info("the guard's arrow closed: %s", strerror(-reason));
 }
 
@@ -256,6 +356,8 @@ static int on_arrow(struct component *comp, enum role peer, int fd)
 		return -EBADMSG;
 	}
 	ipc_chan_deinit(&c->guard);
+	engine_reserve_end(c->engine, 0);
+	news_drop(&c->news);
 	return ipc_chan_init(&c->guard, &comp->loop, fd, on_order, on_guard_closed, c);
 }
 
@@ -285,8 +387,10 @@ static int conn_open(struct conn *c, int argc, char **argv, struct error *e)
 {
 	static const struct component_ops ops = {
 		.on_arrow = on_arrow, .on_connection = on_connection};
-	static const struct engine_ops reports = {
-		.closed = on_closed, .opened = on_opened, .data_down = on_data_down};
+	static const struct engine_ops reports = {.closed = on_closed,
+		.used = on_used,
+		.opened = on_opened,
+		.data_down = on_data_down};
 	int r = component_open(&c->component, argc, argv, &ops, c, e);
 	if (r < 0)
 		return r;
@@ -296,6 +400,9 @@ static int conn_open(struct conn *c, int argc, char **argv, struct error *e)
 	r = engine_new(&c->component.loop, &reports, c, NULL, &c->engine);
 	if (r < 0)
 		return error_errno(e, r, "cannot make the engine");
+	r = news_init(&c->news, &c->component.loop, on_news, c);
+	if (r < 0)
+		return error_errno(e, r, "cannot make a timer");
 	let_programs_finish();
 	return sandbox_enter(SANDBOX_CONN, NULL, e);
 }

@@ -155,6 +155,14 @@ static void on_closed(
 	e->side = s->side;
 }
 
+static void on_used(void *data, const uint8_t id[FRAME_CHANNEL_LEN], const struct addr *local)
+{
+	struct side_data *s = data;
+	(void)id;
+	s->w->n_used++;
+	s->w->used_from = *local;
+}
+
 static void on_data_down(void *data, const char *node, const char *why, bool tampered)
 {
 	struct side_data *s = data;
@@ -191,7 +199,8 @@ void world_init(struct world *w, const struct engine_limits *limits, bool throug
 {
 	memset(w, 0, sizeof(*w));
 	must(uv_loop_init(&w->loop) == 0);
-	static const struct engine_ops ops = {.closed = on_closed, .data_down = on_data_down};
+	static const struct engine_ops ops = {
+		.closed = on_closed, .used = on_used, .data_down = on_data_down};
 	for (int i = 0; i < 2; i++) {
 		sides[i] = (struct side_data){w, i};
 		must(engine_new(&w->loop, &ops, &sides[i], limits, &w->side[i]) == 0);

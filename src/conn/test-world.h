@@ -36,7 +36,8 @@ struct world {
 	int listener, port;
 	struct engine *side[2]; /* 0 dials, 1 accepts */
 	struct world_end ends[WORLD_ENDS];
-	size_t n_ends, n_down;
+	size_t n_ends, n_down, n_used; /* n_used: channels in advance that were opened */
+	struct addr used_from;
 	struct world_proxy *proxy;
 	uint8_t secret[SECRET_LEN];
 };

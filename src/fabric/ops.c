@@ -366,6 +366,25 @@ static int order_dial(
 	return 0;
 }
 
+static int order_dialers(struct fabric *f, const Belay__FabricDialers *m, struct reply *reply)
+{
+	struct addr from, to;
+	if (fabric_addr_read(m->source, &from) < 0 || from.port ||
+		fabric_addr_read(m->destination, &to) < 0 || !to.port || from.ip_len != to.ip_len ||
+		!m->count || m->count > FDS_PASS_MAX)
+		return -EBADMSG;
+	sock_destination(&to);
+	int r = install(f, m->mark, false, &to);
+	for (uint32_t i = 0; r >= 0 && i < m->count; i++) {
+		r = sock_dialer(&from, m->mark);
+		if (r >= 0)
+			reply->fds[reply->n_fds++] = r;
+	}
+	while (r < 0 && reply->n_fds)
+		close(reply->fds[--reply->n_fds]);
+	return r;
+}
+
 /* ---- other orders ---- */
 
 static int order_config(struct fabric *f, const Belay__FabricConfig *m)
@@ -447,6 +466,8 @@ static int order_run(struct fabric *f, const Belay__ToFabric *m, int fd, struct 
 		return order_pair(f, m->pair, fd, reply);
 	case BELAY__TO_FABRIC__BODY_DIAL:
 		return order_dial(f, m->id, m->dial, reply);
+	case BELAY__TO_FABRIC__BODY_DIALERS:
+		return order_dialers(f, m->dialers, reply);
 	case BELAY__TO_FABRIC__BODY_REVOKE:
 		return order_revoke(f, m->revoke);
 	case BELAY__TO_FABRIC__BODY_DESTROY:

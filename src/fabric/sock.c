@@ -195,6 +195,26 @@ int sock_dial(const struct addr *source, const struct addr *destination, int *re
 	return take_fd(&fd);
 }
 
+int sock_dialer(const struct addr *source, uint32_t mark)
+{
+	struct sock_facts f = {.family = source->ip_len == 4 ? AF_INET : AF_INET6};
+	_cleanup_close_ int fd = sock_new(f.family, false, true);
+	if (fd < 0)
+		return fd;
+	/* connect chooses a port that is free towards the destination. */
+	int r = set_int(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+	if (r >= 0)
+		r = sock_bind(fd, &f, source);
+	/* That port must not stand in the way of a later listener. */
+	if (r >= 0)
+		r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (r >= 0)
+		r = set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	if (r >= 0)
+		r = sock_mark(fd, mark);
+	return r < 0 ? r : take_fd(&fd);
+}
+
 int sock_dial_finish(int fd, const struct addr *destination)
 {
 	int r = connect_to(fd, destination->ip_len == 4 ? AF_INET : AF_INET6, destination);

@@ -44,5 +44,8 @@ int sock_pair(int fd, const struct sock_facts *f, const struct addr *local,
  * *ret_result. */
 int sock_dial(
 	const struct addr *source, const struct addr *destination, int *ret_result) _must_check_;
+/* A socket that is to be such a connection, under a grant's mark, when whoever holds it connects
+ * it. */
+int sock_dialer(const struct addr *source, uint32_t mark) _must_check_;
 /* After the socket became writable: 0 and the mark gone, -EALREADY, or why it failed. */
 int sock_dial_finish(int fd, const struct addr *destination) _must_check_;

@@ -279,7 +279,7 @@ void arrow_set_ready(struct guard *g, enum role role)
 static int call_new(struct arrow *a, ProtobufCMessage *msg, const int *fds, size_t n_fds, bool keep,
 	struct call **ret)
 {
-	if (a->n_calls >= ARROW_CALLS_MAX || n_fds > CALL_FDS_MAX)
+	if (a->n_calls >= ARROW_CALLS_MAX || (keep && n_fds > CALL_FDS_MAX))
 		return -ENOBUFS;
 	size_t len = keep ? protobuf_c_message_get_packed_size(msg) : 0;
 	if (len > IPC_MSG_MAX)

@@ -20,7 +20,7 @@ struct guard;
 struct call;
 
 #define ARROW_CALLS_MAX 8192 /* open calls of one arrow; beyond that new ones fail: -ENOBUFS */
-#define CALL_FDS_MAX 4       /* descriptors one of our calls carries */
+#define CALL_FDS_MAX 4       /* descriptors a call keeps that may be sent later or again */
 
 enum call_flags {
 	CALL_RESEND = 1, /* idempotent: send again to a successor */

@@ -41,6 +41,7 @@ void bind_drop(struct guard *g, struct bind *b)
 	jobs_bind_gone(g, b);
 	publish_end(g, b);
 	grant_destination_gone(g, b->transport, &b->addr);
+	remote_stock_listener_gone(g, b->transport, &b->addr);
 	state_drop(g, b->slot);
 	bind_remove(g, b);
 }

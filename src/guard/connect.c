@@ -190,9 +190,9 @@ int connect_pair(struct job *j, call_fn fn)
 	return arrow_call(j->guard, ROLE_FABRIC, &m.base, &j->sock, 1, 0, fn, j, &j->pending);
 }
 
-/* Common to both uses below: the pair's names and descriptor, or the job's end. */
-static bool paired(struct job *j, int error, const Belay__FromFabric *m, size_t n_fds)
+bool connect_paired(struct job *j, int error, const void *from_fabric, size_t n_fds)
 {
+	const Belay__FromFabric *m = from_fabric;
 	j->pending = NULL;
 	if (error) {
 		job_fail(j, error, "connect");
@@ -304,7 +304,7 @@ static void local_paired(
 	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
 {
 	struct job *j = ctx;
-	if (!paired(j, error, reply, n_fds))
+	if (!connect_paired(j, error, reply, n_fds))
 		return;
 	j->peer = take_fd(&fds[0]);
 	/* The program's own name is its socket's: our dial has its address and another port. */
@@ -330,7 +330,7 @@ static void outside_paired(
 	struct guard *g, void *ctx, int error, const void *reply, int *fds, size_t n_fds)
 {
 	struct job *j = ctx;
-	if (!paired(j, error, reply, n_fds))
+	if (!connect_paired(j, error, reply, n_fds))
 		return;
 	struct channel t;
 	channel_of(j, CHANNEL_PLAIN, &t);

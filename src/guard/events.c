@@ -65,17 +65,32 @@ static int conn_closed(struct guard *g, const Belay__ConnClosed *m)
 	if (m->channel.len != CHANNEL_ID_LEN)
 		return -EBADMSG;
 	struct channel *c = channel_find(g, m->channel.data);
+	if (m->tampered && auditing_admin(g, 0, "tamper", m->reason, 0) < 0)
+		log_error("cannot log that a channel was tampered with");
 	if (!c)
-		return 0; /* we ended it meanwhile */
+		return 0; /* we ended it meanwhile, or it was never opened */
 	bool ours_sends = c->via != CHANNEL_REMOTE || c->initiator;
 	channel_count(c, ours_sends ? m->bytes_sent : m->bytes_received,
 		ours_sends ? m->bytes_received : m->bytes_sent, 0);
-	if (m->tampered && auditing_admin(g, 0, "tamper", m->reason, 0) < 0)
-		log_error("cannot log that a channel was tampered with");
-	if (c->via == CHANNEL_REMOTE)
+	if (c->via == CHANNEL_REMOTE && !m->complete)
 		remote_channel_ended(g, c, m->reason);
 	channel_ended(g, c, m->reason);
 	return 0;
+}
+
+static int conn_news(struct guard *g, const Belay__ConnNews *m)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < m->n_used; i++) {
+		struct addr local;
+		if (m->used[i]->channel.len != CHANNEL_ID_LEN ||
+			pb_addr_read(m->used[i]->local, &local) < 0 || !local.ip_len)
+			return -EBADMSG;
+		remote_stock_used(g, m->used[i]->channel.data, &local);
+	}
+	for (size_t i = 0; r == 0 && i < m->n_closed; i++)
+		r = conn_closed(g, m->closed[i]);
+	return r;
 }
 
 static int conn_event(struct guard *g, const void *message, int *fds, size_t n_fds)
@@ -86,6 +101,8 @@ static int conn_event(struct guard *g, const void *message, int *fds, size_t n_f
 		return -EBADMSG;
 	if (m->body_case == BELAY__FROM_CONN__BODY_CLOSED)
 		return conn_closed(g, m->closed);
+	if (m->body_case == BELAY__FROM_CONN__BODY_NEWS)
+		return conn_news(g, m->news);
 	return remote_conn_message(g, m);
 }
 
@@ -115,6 +132,7 @@ static void enforce_down(struct guard *g)
 /* Its successor begins without grants. */
 static void fabric_down(struct guard *g)
 {
+	remote_arrow_down(g, ROLE_FABRIC);
 	lease_cut_all(g);
 }
 

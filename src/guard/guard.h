@@ -299,6 +299,8 @@ int connect_pair(struct job *j, call_fn fn) _must_check_;
 void connect_order(struct job *j, bool outside);
 /* To where no node is: by a `plain` rule, through conn. */
 void connect_outside(struct job *j);
+/* Its answer: j->local is the program's name, descriptor 0 the other end. False: j is answered. */
+bool connect_paired(struct job *j, int error, const void *from_fabric, size_t n_fds) _must_check_;
 
 /* ---- remote.c: the node-to-node side ---- */
 
@@ -313,6 +315,12 @@ const char *remote_node_of(struct guard *g, const struct addr *a);
 int remote_connect(struct job *j, const char *node) _must_check_;
 void remote_job_gone(struct job *j); /* j->remote is to be dropped */
 void remote_channel_ended(struct guard *g, const struct channel *c, const char *reason);
+/* Leases between nodes: the facts, or a listener of ours, have changed; conn has opened a channel.
+ */
+void remote_judge(struct guard *g);
+void remote_stocks_judge(struct guard *g);
+void remote_stock_listener_gone(struct guard *g, Belay__Transport transport, const struct addr *a);
+void remote_stock_used(struct guard *g, const uint8_t *id, const struct addr *local);
 void remote_arrow_up(struct guard *g, enum role role); /* link, conn, signer */
 void remote_dispatcher_up(struct guard *g);
 void remote_arrow_down(struct guard *g, enum role role);

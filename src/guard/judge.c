@@ -53,6 +53,7 @@ void judge_all(struct guard *g, const char *reason)
 	bind_judge(g, reason);
 	grant_judge(g);
 	channel_judge(g, reason);
+	remote_judge(g);
 }
 
 void judge_binder(struct guard *g, struct bind *b, struct subject *now, uint32_t pid, uint64_t tree,
@@ -70,6 +71,7 @@ void judge_binder(struct guard *g, struct bind *b, struct subject *now, uint32_t
 		bind_end(g, b, reason);
 		return;
 	}
+	remote_stock_listener_gone(g, b->transport, &b->addr);
 	subject_unref(b->subject);
 	b->subject = subject_ref(now);
 	b->pid = pid;

@@ -141,6 +141,8 @@ static void node_down(struct guard *g, struct remote_node *n, const char *why)
 	secret_clear(&n->data_secret);
 	n->changed_ms = clock_wall_ms();
 	snprintf(n->why, sizeof(n->why), "%s", why);
+	remote_leases_end(g, n, NULL);
+	remote_stocks_end(g, n->name, NULL);
 	remote_opens_drop(g, n);
 }
 
@@ -349,6 +351,14 @@ static void take_message(struct guard *g, struct remote_node *n, Belay__NodeMess
 		remote_take_renew(g, n, m->renew);
 	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_RENEWED)
 		remote_take_renewed(g, n, m->renewed);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_RESERVE)
+		remote_take_reserve(g, n, m->reserve);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_RESERVED)
+		remote_take_reserved(g, n, m->reserved);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_RESERVE_END && m->reserve_end->maker)
+		remote_lease_ended(g, n, m->reserve_end->lease);
+	else if (m->body_case == BELAY__NODE_MESSAGE__BODY_RESERVE_END)
+		remote_stock_ended(g, n, m->reserve_end->lease);
 	/* Anything else is of a newer version: ignored, as unknown fields are. */
 }
 
@@ -397,10 +407,16 @@ int remote_conn_message(struct guard *g, const void *from_conn)
 	if (m->body_case != BELAY__FROM_CONN__BODY_DATA_DOWN)
 		/* An answer whose question was dropped meanwhile is no surprise. */
 		return m->body_case == BELAY__FROM_CONN__BODY_OPENED ||
-				       m->body_case == BELAY__FROM_CONN__BODY_STATS
+				       m->body_case == BELAY__FROM_CONN__BODY_STATS ||
+				       m->body_case == BELAY__FROM_CONN__BODY_RESERVE_ENDED
 			       ? 0
 			       : -EBADMSG;
 	log_info("data connection to node %s: %s", m->data_down->node, m->data_down->why);
+	const struct remote_node *n = remote_node_find(g, m->data_down->node);
+	if (n) {
+		remote_leases_end(g, n, "a data connection is lost");
+		remote_stocks_end(g, n->name, "a data connection is lost");
+	}
 	if (m->data_down->tampered)
 		admin_log(g, "tamper", m->data_down->node, 0);
 	return 0;
@@ -421,6 +437,10 @@ void remote_arrow_up(struct guard *g, enum role role)
 
 void remote_arrow_down(struct guard *g, enum role role)
 {
+	if (role == ROLE_CONN || role == ROLE_FABRIC) {
+		remote_leases_end(g, NULL, "a component was restarted");
+		remote_stocks_end(g, NULL, "a component was restarted");
+	}
 	for (size_t i = 0; role == ROLE_LINK && i < g->remote->n_nodes; i++)
 		node_down(g, g->remote->nodes[i], "this node's link process is away");
 }

@@ -25,10 +25,16 @@
 #define REMOTE_NONCE_LEN 32
 #define REMOTE_INVITE_MS (3600u * 1000)
 #define REMOTE_VERSION 1
-#define REMOTE_BACK_MS 2000 /* a link that went down is waited for so long */
+#define REMOTE_BACK_MS 2000      /* a link that went down is waited for so long */
+#define REMOTE_LEASES_MAX 256    /* of each side */
+#define REMOTE_LEASE_MS 1000     /* that a verdict is leased: no longer than evidence is */
+#define REMOTE_LEASE_TICK_MS 250 /* what is left of one is erased one to two of these later */
+#define REMOTE_LEASE_LATE_MS 500 /* for what was begun within it and is still on its way */
 
 struct asking;
 struct serving;
+struct remote_lease;
+struct stock;
 
 struct remote_node {
 	char name[NAME_MAX_LEN];
@@ -69,7 +75,11 @@ struct remote {
 	struct remote_node *nodes[REMOTE_NODES_MAX];
 	size_t n_nodes;
 	struct addr listen, data; /* this node's */
-	uint64_t last_request, boot;
+	uint64_t last_request, last_lease, boot;
+	uv_timer_t *lease_timer; /* runs while there are leases of either side */
+	TAILQ_HEAD(, remote_lease) leases;
+	TAILQ_HEAD(, stock) stocks;
+	size_t n_leases, n_stocks;
 	uv_timer_t timer;      /* stands at the earliest deadline of what we asked */
 	const uint8_t *ending; /* channel whose end the other node has just told us */
 	struct domain domain;
@@ -113,6 +123,40 @@ int remote_give_conn(struct guard *g, const struct channel *c, const char *node,
 	const struct channel_secrets *keys, int fd, call_fn fn, void *ctx,
 	struct call **ret) _must_check_;
 int remote_conn_result(int error, const Belay__FromConn *m) _must_check_;
+
+void remote_channel_of(const struct job *j, const uint8_t *id, struct channel *ret);
+
+/* Rules that count, or want each one logged, are asked each time. */
+static inline bool remote_leasable(const struct verdict *v)
+{
+	return v->allow && !v->connections && !v->rate && !v->permissive;
+}
+
+/* remote_lease.c: the connecting side of leases */
+/* A connect under a lease. False: there is none, j is as it was. */
+bool remote_lease_spend(struct job *j, struct remote_node *n);
+/* A channel has been opened by asking. */
+void remote_lease_note(struct job *j, struct remote_node *n, const uint8_t *channel);
+void remote_take_reserved(struct guard *g, struct remote_node *n, Belay__ChannelReserved *m);
+void remote_lease_ended(struct guard *g, const struct remote_node *n, uint64_t id);
+/* n NULL: of all nodes. tell NULL: the other node is not told. */
+void remote_leases_end(struct guard *g, const struct remote_node *n, const char *tell);
+/* None of them is spent any more. */
+void remote_leases_close(struct guard *g);
+bool remote_leases_tick(struct guard *g); /* are there any left? */
+/* maker: ours is the accepting side */
+void remote_reserve_end_at(
+	struct guard *g, const struct remote_node *n, uint64_t id, const char *reason, bool maker);
+void remote_lease_timer(struct guard *g);
+int remote_leases_init(struct guard *g) _must_check_;
+void remote_leases_deinit(struct guard *g);
+
+/* remote_stock.c: the accepting side */
+void remote_take_reserve(struct guard *g, struct remote_node *n, const Belay__ChannelReserve *m);
+void remote_stock_ended(struct guard *g, const struct remote_node *n, uint64_t id);
+void remote_stocks_end(struct guard *g, const char *node, const char *tell);
+void remote_stocks_drop(struct guard *g);
+bool remote_stocks_tick(struct guard *g);
 
 /* remote_serve.c */
 void remote_take_open(struct guard *g, struct remote_node *n, Belay__ChannelOpen *m);

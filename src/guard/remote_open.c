@@ -210,6 +210,8 @@ int remote_connect(struct job *j, const char *node)
 	}
 	if (!own)
 		return -ENETUNREACH;
+	if (j->transport == BELAY__TRANSPORT__TRANSPORT_TCP && remote_lease_spend(j, n))
+		return 0;
 	if (n->n_asking >= REMOTE_OPENS_MAX)
 		return -EAGAIN;
 	struct asking *a = calloc(1, sizeof(*a));
@@ -256,15 +258,15 @@ static void asked_carried(
 		return;
 	}
 	c->held = true;
+	remote_lease_note(j, a->node, a->id);
 	asking_free(a);
 	job_answer(j, 0, NULL);
 }
 
-static void asked_channel(const struct asking *a, struct channel *ret)
+void remote_channel_of(const struct job *j, const uint8_t *id, struct channel *ret)
 {
-	const struct job *j = a->job;
 	memset(ret, 0, sizeof(*ret));
-	memcpy(ret->id, a->id, sizeof(ret->id));
+	memcpy(ret->id, id, sizeof(ret->id));
 	ret->via = CHANNEL_REMOTE;
 	ret->transport = j->transport;
 	ret->protection = BELAY__PROTECTION__PROTECTION_ENCRYPT;
@@ -299,7 +301,7 @@ static void asked_paired(
 		return;
 	}
 	if (pb_addr_read(m->local, &j->local) == 0 && j->local.ip_len) {
-		asked_channel(a, &t);
+		remote_channel_of(j, a->id, &t);
 		seat_leave(g, &j->seat);
 		error = channel_start(g, &t, &c);
 	} else {

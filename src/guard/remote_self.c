@@ -129,7 +129,9 @@ int remote_init(struct guard *g, struct error *e)
 	uv_timer_init(&g->component.loop, &g->remote->timer);
 	g->remote->timer.data = g;
 	random_bytes(&g->remote->boot, sizeof(g->remote->boot));
-	int r = remote_domain_init(g);
+	int r = remote_leases_init(g);
+	if (r == 0)
+		r = remote_domain_init(g);
 	if (r == 0)
 		r = self_load(g);
 	const struct node *row;
@@ -150,6 +152,7 @@ void remote_deinit(struct guard *g)
 {
 	if (!g->remote)
 		return;
+	remote_leases_deinit(g);
 	for (size_t i = 0; i < g->remote->n_nodes; i++) {
 		remote_opens_drop(g, g->remote->nodes[i]);
 		secret_zero(g->remote->nodes[i], sizeof(*g->remote->nodes[i]));

@@ -44,7 +44,7 @@ def two_nodes(w):
         sys.stderr.write("# beta:\n" + "".join("# " + l for l in b.tail().splitlines(True)))
         b.close()
         raise
-    b.token, b.port = token, port
+    b.token, b.port, b.server = token, port, s
     return b
 
 
