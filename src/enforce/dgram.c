@@ -190,8 +190,10 @@ static ino_t socket_of(const struct request *r)
 
 static void lease_clear(struct lease *l)
 {
-	if (l->tree)
+	if (l->tree) {
 		close(l->file);
+		close(l->pidfd);
+	}
 	*l = (struct lease){0};
 }
 
@@ -217,7 +219,8 @@ static struct lease *lease_find(
 	for (size_t i = 0; i < LEASES_MAX; i++) {
 		struct lease *l = &e->lease[i];
 		if (l->tree == r->tree->id && l->pid == r->pid && l->socket == socket &&
-			!memcmp(&l->to, to, sizeof(*to)) && l->until_ms > clock_mono_ms())
+			!memcmp(&l->to, to, sizeof(*to)) && l->until_ms > clock_mono_ms() &&
+			fds_pidfd_alive(l->pidfd) == 1)
 			return l;
 	}
 	return NULL;
@@ -227,12 +230,21 @@ static struct lease *lease_find(
 static void lease_make(struct enforce *e, const struct request *r, const struct sockaddr_un *to)
 {
 	int file = to->sun_path[0] == '/' ? fcntl(r->unix_fd, F_DUPFD_CLOEXEC, 3) : -1;
-	if (file < 0)
+	int pidfd = file < 0 ? -1 : fcntl(r->pidfd, F_DUPFD_CLOEXEC, 3);
+	if (pidfd < 0) {
+		if (file >= 0)
+			close(file);
 		return;
+	}
 	struct lease *l = &e->lease[e->next_lease++ % LEASES_MAX];
 	lease_clear(l);
-	*l = (struct lease){
-		r->tree->id, r->pid, socket_of(r), *to, file, clock_mono_ms() + LEASE_MS};
+	*l = (struct lease){.tree = r->tree->id,
+		.pid = r->pid,
+		.socket = socket_of(r),
+		.to = *to,
+		.file = file,
+		.pidfd = pidfd,
+		.until_ms = clock_mono_ms() + LEASE_MS};
 	if (!uv_is_active((uv_handle_t *)&e->lease_timer))
 		uv_timer_start(&e->lease_timer, lease_expire, LEASE_MS, 0);
 }
@@ -293,8 +305,10 @@ static void send_judged(struct enforce *e, struct request *r)
 
 static void send_first(struct enforce *e, struct request *r)
 {
+	pid_t pid;
 	r->started = true;
-	lease_make(e, r, &r->to);
+	if (target_process((pid_t)r->n.pid, &pid, &r->pidfd) == 0)
+		lease_make(e, r, &r->to);
 	send_judged(e, r);
 }
 

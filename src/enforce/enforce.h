@@ -160,7 +160,7 @@ struct lease {
 	uint32_t pid;
 	ino_t socket;
 	struct sockaddr_un to;
-	int file;
+	int file, pidfd;
 	uint64_t until_ms;
 };
 
