@@ -18,8 +18,8 @@ static void usage(FILE *f)
 	      "Who may do what, by FILE, or else by the policy in force. OP: connect (default), "
 	      "run,\n"
 	      "bind, publish, accept. NAME may be NODE/NAME for a program of another node. TIME: "
-	      "2026-12-24T18:00,\n"
-	      "local; now if left out. Exit status 1: refused.\n",
+	      "2026-12-24T18:00\n"
+	      "in the policy's time zone; now if left out. Exit status 1: refused.\n",
 		f);
 }
 
@@ -136,8 +136,6 @@ static int parse(int argc, char **argv, struct arguments *a)
 		usage(stderr);
 		return EXIT_USAGE;
 	}
-	if (policy_time_parse(a->at, &a->ask.now_s) < 0)
-		return cli_fail(EXIT_USAGE, "'%s' is no time (try 2026-12-24T18:00)", a->at);
 	return parse_user(a);
 }
 
@@ -202,7 +200,10 @@ static int explain_file(const struct arguments *a)
 	}
 	if (policy_image_open(f.image, f.image_len, &p, &e) < 0)
 		return cli_fail(EXIT_USAGE, "%s", e.text);
-	if (policy_ask(p, &a->ask, &x, address, &e) < 0)
+	struct policy_ask ask = a->ask;
+	if (policy_time_parse(p, a->at, &ask.now_s) < 0)
+		return cli_fail(EXIT_USAGE, "'%s' is no time (try 2026-12-24T18:00)", a->at);
+	if (policy_ask(p, &ask, &x, address, &e) < 0)
 		return cli_fail(EXIT_USAGE, "%s", e.text[0] ? e.text : "cannot ask that");
 	if (a->json)
 		print_json(p, &x, address);

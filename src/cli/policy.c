@@ -12,6 +12,7 @@
 #include "cli/policy.h"
 #include "crypto/sha256.h"
 #include "ipc/ipc.h"
+#include "policy/cases.h"
 
 static const char starting_point[] =
 	"# What programs may do under Belay. Nothing is allowed that no rule allows; a rule that "
@@ -105,20 +106,32 @@ void policy_print_diagnostics(const struct policy_file *f)
 		fputs(text, stderr);
 }
 
-int policy_time_parse(const char *text, int64_t *ret)
+int policy_time_parse(const struct policy *p, const char *text, int64_t *ret)
 {
-	struct tm tm = {.tm_isdst = -1};
-	const char *end = text;
-	if (!text) {
-		*ret = time(NULL);
+	int64_t local;
+	*ret = time(NULL);
+	if (!text)
 		return 0;
-	}
-	if (!(end = strptime(text, "%Y-%m-%dT%H:%M", &tm)))
-		return -EINVAL;
-	if (*end == ':')
-		end = strptime(end, ":%S", &tm);
-	*ret = mktime(&tm);
-	return end && !*end ? 0 : -EINVAL;
+	int r = policy_time_read(text, &local);
+	if (r == 0)
+		*ret = policy_from_local(p, local);
+	return r;
+}
+
+int policy_open(const struct policy_file *f, struct policy **ret)
+{
+	struct error e = ERROR_INIT;
+	int r = policy_image_open(f->image, f->image_len, ret, &e);
+	return r < 0 ? cli_fail(EXIT_REFUSED, "%s", e.text) : EXIT_OK;
+}
+
+int policy_read_open(const char *file, struct policy_file *f, struct policy **ret)
+{
+	int r = policy_read(file, f);
+	if (r != EXIT_OK)
+		return r;
+	policy_print_diagnostics(f);
+	return f->image ? policy_open(f, ret) : EXIT_USAGE;
 }
 
 static int init(int argc, char **argv)
@@ -152,14 +165,6 @@ static void print_json(const struct policy_file *f)
 	json_decref(all);
 }
 
-/* The image is opened the way the guard will: what is said to be good here is good there. */
-static int open_image(const struct policy_file *f, struct policy **ret)
-{
-	struct error e = ERROR_INIT;
-	int r = policy_image_open(f->image, f->image_len, ret, &e);
-	return r < 0 ? cli_fail(EXIT_REFUSED, "%s", e.text) : EXIT_OK;
-}
-
 static int check(int argc, char **argv)
 {
 	bool json = argc == 3 && !strcmp(argv[1], "--json");
@@ -178,7 +183,7 @@ static int check(int argc, char **argv)
 		return cli_fail(EXIT_REFUSED, "%s: %zu error%s", f.name, f.diagnostics.n_errors,
 			f.diagnostics.n_errors == 1 ? "" : "s");
 	_cleanup_policy_ struct policy *p = NULL;
-	r = open_image(&f, &p);
+	r = policy_open(&f, &p);
 	if (r != EXIT_OK)
 		return r;
 	printf("%s: good, %u rule%s\n", f.name, policy_rules(p), policy_rules(p) == 1 ? "" : "s");
@@ -221,14 +226,8 @@ static int load(int argc, char **argv)
 static int show_file(const char *name)
 {
 	_cleanup_policy_file_ struct policy_file f;
-	int r = policy_read(name, &f);
-	if (r != EXIT_OK)
-		return r;
-	policy_print_diagnostics(&f);
-	if (!f.image)
-		return EXIT_REFUSED;
 	_cleanup_policy_ struct policy *p = NULL;
-	r = open_image(&f, &p);
+	int r = policy_read_open(name, &f, &p);
 	for (uint32_t i = 0; r == EXIT_OK && i <= policy_rules(p); i++) {
 		_cleanup_free_ char *text = NULL;
 		if (policy_format(p, i ? i - 1 : POLICY_RULE_NONE, &text) < 0)
@@ -263,7 +262,8 @@ int cmd_policy(int argc, char **argv)
 		const char *name;
 		int (*main)(int argc, char **argv);
 	} verbs[] = {{"init", init}, {"check", check}, {"load", load}, {"show", show},
-		{"explain", policy_explain_main}};
+		{"explain", policy_explain_main}, {"test", policy_test_main},
+		{"diff", policy_diff_main}, {"learn", policy_learn_main}};
 	for (size_t i = 0; argc > 1 && i < ARRAY_LEN(verbs); i++)
 		if (!strcmp(argv[1], verbs[i].name))
 			return verbs[i].main(argc - 1, argv + 1);

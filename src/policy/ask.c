@@ -118,16 +118,17 @@ void policy_explain_anywhere(const struct policy *p, const struct policy_questio
 	format_where(&best, ret_address);
 }
 
-int policy_ask(const struct policy *p, const struct policy_ask *ask, struct policy_explanation *ret,
-	char ret_address[ADDR_TEXT_MAX], struct error *e)
+int policy_ask_question(const struct policy *p, const struct policy_ask *ask,
+	struct policy_question *ret, struct error *e)
 {
-	struct policy_question q = {.op = ask->op, .half = POLICY_PAIR, .plain = ask->plain};
-	bool to = ask->to && ask->to[0], run = ask->op == POLICY_OP_RUN;
-	ret_address[0] = '\0';
+	struct policy_question q = {
+		.op = ask->op, .half = POLICY_PAIR, .plain = ask->plain, .now_s = ask->now_s};
+	bool to = ask->to && ask->to[0];
+	bool ends = ask->op == POLICY_OP_CONNECT || ask->op == POLICY_OP_ACCEPT;
 	if (!policy_op_name(ask->op))
 		return error_set(e, -EINVAL,
 			"no such operation (try run, connect, bind, publish or accept)");
-	if (to && ((ask->op != POLICY_OP_CONNECT && ask->op != POLICY_OP_ACCEPT) || ask->plain))
+	if (to && (!ends || ask->plain))
 		return error_set(
 			e, -EINVAL, "only a connect or accept inside Belay has another side");
 	int r = party_named(p, ask->from, &q.from, e);
@@ -135,25 +136,40 @@ int policy_ask(const struct policy *p, const struct policy_ask *ask, struct poli
 		r = party_named(p, ask->to, &q.to, e);
 	if (r == 0 && ask->group && ask->group[0])
 		r = policy_party_group(p, &q.from, ask->group);
+	if (r == 0 && ask->to_group && ask->to_group[0])
+		r = policy_party_group(p, &q.to, ask->to_group);
 	if (r < 0)
 		return r;
 	if (ask->op == POLICY_OP_CONNECT && !ask->plain && !to)
 		q.half = POLICY_CALLER;
 	q.transport = ask->udp ? POLICY_UDP : POLICY_TCP;
-	q.now_s = ask->now_s;
 	policy_party_unit(p, &q.from, ask->unit ? ask->unit : "");
+	policy_party_unit(p, &q.to, ask->to_unit ? ask->to_unit : "");
 	q.from.uid = ask->uid;
 	q.from.user = ask->user ? policy_intern(p, ask->user) : 0;
-	if (!run && ask->address && ask->address[0]) {
+	q.to.uid = ask->to_uid;
+	q.to.user = ask->to_user ? policy_intern(p, ask->to_user) : 0;
+	if (ask->op != POLICY_OP_RUN && ask->address && ask->address[0])
 		r = set_address(&q, ask, e);
-		if (r < 0)
-			return r;
-		policy_explain(p, &q, ret);
-		format_where(&q, ret_address);
-	} else if (run) {
-		policy_explain(p, &q, ret);
-	} else {
+	*ret = q;
+	return r;
+}
+
+int policy_ask(const struct policy *p, const struct policy_ask *ask, struct policy_explanation *ret,
+	char ret_address[ADDR_TEXT_MAX], struct error *e)
+{
+	struct policy_question q;
+	ret_address[0] = '\0';
+	int r = policy_ask_question(p, ask, &q, e);
+	if (r < 0)
+		return r;
+	bool where = ask->address && ask->address[0];
+	if (ask->op != POLICY_OP_RUN && !where) {
 		policy_explain_anywhere(p, &q, ret, ret_address);
+		return 0;
 	}
+	policy_explain(p, &q, ret);
+	if (where && ask->op != POLICY_OP_RUN)
+		format_where(&q, ret_address);
 	return 0;
 }

@@ -26,6 +26,15 @@ uint32_t match_week_minute(const struct policy *p, int64_t now_s)
 	return (uint32_t)minute;
 }
 
+int64_t policy_from_local(const struct policy *p, int64_t local_s)
+{
+	if (!p || !p->n_zones)
+		return local_s;
+	/* Twice: the first answer may lie on the other side of a change of the clock. */
+	int64_t at = local_s - p->zones[zone_at(p, local_s)].offset;
+	return local_s - p->zones[zone_at(p, at)].offset;
+}
+
 bool match_windows(const struct policy *p, struct image_list windows, uint32_t week_minute)
 {
 	uint32_t day = week_minute / IMAGE_MINUTES_DAY, minute = week_minute % IMAGE_MINUTES_DAY;

@@ -194,12 +194,19 @@ struct policy_ask {
 	const char *group; /* given at enrolment of `from`, or NULL */
 	const char *unit;  /* of `from`, or NULL */
 	int64_t now_s;     /* seconds since 1970, UTC */
+	const char *to_user, *to_group, *to_unit; /* of `to`, as above */
+	uint32_t to_uid;
 	bool plain, udp;
 };
+/* The evaluator's question; strings of ask stay in use. -EINVAL with e when it is none. */
+int policy_ask_question(const struct policy *p, const struct policy_ask *ask,
+	struct policy_question *ret, struct error *e) _must_check_;
 /* -EINVAL with e when it is no question. ret_address: which address the answer is about. */
 int policy_ask(const struct policy *p, const struct policy_ask *ask, struct policy_explanation *ret,
 	char ret_address[ADDR_TEXT_MAX], struct error *e) _must_check_;
 
+/* The second at which clocks in the policy's time zone show local_s (counted as if it were UTC). */
+int64_t policy_from_local(const struct policy *p, int64_t local_s);
 /*
  * When verdicts may change by time alone: the first second after now_s at which a rule's times
  * begin or end, or 0 when no rule has any. Then what is open is to be judged again.

@@ -121,5 +121,26 @@ def test_times_begin_and_end(w):
     assert any("time" in json.dumps(e) for e in w.audit("--type", "channel-end"))
 
 
+def test_what_the_log_teaches(w):
+    """Learnt rules allow what was refused, and nothing else; a policy is held against what was recorded."""
+    srv, cli, _ = pair(w, rules())
+    assert connects(cli) == errno.EACCES
+    old, new = file_for(w, "old.yaml", rules()), file_for(w, "new.yaml", rules(CLI + ", port: 7001"))
+    learnt = w.belay("policy", "learn").stdout
+    assert 'program: "cli"' in learnt and "port: 7001" in learnt and "allow: connect" in learnt, learnt
+    checked = w.cmd(f"{w.bin}/belay", "policy", "check", file_for(w, "learnt.yaml", learnt))
+    assert "good" in checked.stdout, checked
+    same = w.belay("policy", "diff", "--log", old, old, check=False)
+    assert same.returncode == 0 and "0 kinds of change" in same.stdout, same
+    changed = w.belay("policy", "diff", "--log", old, new, check=False)
+    assert changed.returncode == 1 and "allowed by cli-to-srv" in changed.stdout and "cli" in changed.stdout, changed
+    cases = file_for(w, "cases.yaml", "version: 1\ncases:\n"
+                     "  - { from: cli, to: srv, address: '127.0.0.1:7001', expect: allow, rule: cli-to-srv }\n"
+                     "  - { from: cli, to: srv, address: '127.0.0.1:7002', expect: deny }\n")
+    assert w.belay("policy", "test", new, cases, check=False).returncode == 0
+    r = w.belay("policy", "test", old, cases, check=False)
+    assert r.returncode == 1 and "2 cases, 1 failed" in r.stdout, r
+
+
 if __name__ == "__main__":
     main(globals())
