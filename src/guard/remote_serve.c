@@ -134,6 +134,8 @@ static int served_start(struct serving *s, const struct addr *dialed, int fd)
 	random_secret(&s->key);
 	random_bytes(s->ours, sizeof(s->ours));
 	int r = channel_new_id(s->id);
+	/* Picks the data connection: what comes for one listener travels, and is read, together. */
+	s->id[0] = (uint8_t)((s->id[0] & ~1u) | (s->destination.port & 1u));
 	memcpy(t.id, s->id, sizeof(t.id));
 	if (r == 0)
 		r = channel_secrets_derive(
