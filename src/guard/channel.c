@@ -83,8 +83,8 @@ static void channel_unlink(struct guard *g, struct channel *c)
 	share_drop(g, SHARE_CHANNELS, c->who);
 	subject_unref(c->from);
 	subject_unref(c->to);
-	if (c->ending != ending_untold)
-		free(c->ending);
+	if (c->why_ending != ending_untold)
+		free(c->why_ending);
 	free(c);
 }
 
@@ -210,7 +210,7 @@ static void ended_add(struct guard *g, const struct channel *c, const char *reas
 	memcpy(e->id, c->id, sizeof(e->id));
 	e->copy = *c;
 	e->copy.from = e->copy.to = NULL;
-	e->copy.ending = NULL;
+	e->copy.why_ending = NULL;
 	end_fill(e->from, e->from_user, e->from_node, &e->from_pid, &e->from_uid, c->from);
 	end_fill(e->to, e->to_user, e->to_node, &e->to_pid, &e->to_uid, c->to);
 	e->ended_ms = clock_mono_ms();
@@ -228,8 +228,8 @@ const struct ended *channel_ended_get(struct guard *g, size_t i)
 
 void channel_ended(struct guard *g, struct channel *c, const char *reason)
 {
-	if (c->ending)
-		reason = c->ending;
+	if (c->why_ending)
+		reason = c->why_ending;
 	auditing_channel_end(g, c, reason);
 	ended_add(g, c, reason);
 	state_drop(g, c->slot);
@@ -245,8 +245,8 @@ static void destroyed(
 	const Belay__FromFabric *m = reply;
 	if (c && m && m->n_flows)
 		channel_count(c, m->flows[0]->bytes_a_to_b, m->flows[0]->bytes_b_to_a, 0);
-	if (c && c->ending)
-		channel_ended(g, c, c->ending);
+	if (c && c->why_ending)
+		channel_ended(g, c, c->why_ending);
 	free(id);
 }
 
@@ -277,11 +277,11 @@ static void destroy_sockets(struct guard *g, const struct channel *c, bool *ret_
 
 void channel_end(struct guard *g, struct channel *c, const char *reason)
 {
-	if (c->ending)
+	if (c->why_ending)
 		return;
-	c->ending = reason[0] ? strdup(reason) : NULL;
-	if (!c->ending)
-		c->ending = ending_untold;
+	c->why_ending = reason[0] ? strdup(reason) : NULL;
+	if (!c->why_ending)
+		c->why_ending = ending_untold;
 	/* First our successor: whatever happens from here on, this channel is not to be restored.
 	 */
 	state_drop(g, c->slot);
@@ -314,7 +314,7 @@ void channel_socket_gone(
 {
 	struct channel *c = channel_find_names(g, BELAY__TRANSPORT__TRANSPORT_TCP, a, b);
 	/* Through conn, the end is conn's to tell: it has what is still on its way. */
-	if (!c || (c->via != CHANNEL_DIRECT && !c->ending))
+	if (!c || (c->via != CHANNEL_DIRECT && !c->why_ending))
 		return;
 	if (c->late) { /* of an earlier socket */
 		c->late--;
@@ -389,7 +389,7 @@ static bool holds(struct guard *g, struct channel *c, struct verdict *v)
 void channel_judge_one(struct guard *g, struct channel *c, const char *reason)
 {
 	struct verdict v;
-	if (c->ending)
+	if (c->why_ending)
 		return;
 	if (!holds(g, c, &v)) {
 		channel_end(g, c, v.allow ? "policy: wants encryption" : reason);

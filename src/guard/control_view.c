@@ -157,7 +157,7 @@ static void channel_fill(struct channel_row *r, const struct channel *c)
 	r->row.bytes_received = c->bytes_ba;
 	r->row.age_ms = now - c->started_ms;
 	r->row.idle_ms = c->idle_ms;
-	r->row.state = pb_text(c->ending ? "ending" : c->dns ? "name service" : "open");
+	r->row.state = pb_text(c->why_ending ? "ending" : c->dns ? "name service" : "open");
 	r->row.transport = c->transport;
 }
 

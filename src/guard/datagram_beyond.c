@@ -59,7 +59,7 @@ static struct channel *present(struct job *j)
 	name[1].port = name[2].port = name[0].port;
 	for (size_t i = 0; i < ARRAY_LEN(name); i++) {
 		struct channel *c = channel_find_names(g, j->transport, &name[i], &j->address);
-		if (!c || c->ending || !c->initiator)
+		if (!c || c->why_ending || !c->initiator)
 			continue;
 		if (c->from->principal == j->caller->principal)
 			return c;

@@ -149,7 +149,7 @@ static void conn_down(struct guard *g)
 	for (; c; c = next) {
 		next = channel_next(c);
 		/* One that waited for conn's last count does so in vain. */
-		if (c->transport == BELAY__TRANSPORT__TRANSPORT_UDP && c->ending)
+		if (c->transport == BELAY__TRANSPORT__TRANSPORT_UDP && c->why_ending)
 			channel_ended(g, c, "conn was restarted");
 		else if (c->via != CHANNEL_DIRECT)
 			channel_end(g, c, "conn was restarted");

@@ -204,7 +204,7 @@ struct channel {
 	Belay__Protection protection;
 	struct addr a, b;          /* names of the connecting and the accepting side */
 	struct addr dialed;        /* local: our own end towards the listener (the far end is b) */
-	char *ending;              /* ordered to end, and why; NULL: not yet */
+	char *why_ending;          /* ordered to end, and why; NULL: not yet */
 	struct subject *from, *to; /* to may be NULL (outside) */
 	bool initiator;            /* remote: our program is the connecting one */
 	bool dns, published; /* to the relay of name queries; from outside to a published port */

@@ -154,7 +154,7 @@ static void timer_arm(struct guard *g)
 {
 	uint64_t next = UINT64_MAX, now = clock_mono_ms();
 	for (struct channel *c = channel_first(g); c; c = channel_next(c))
-		if (c->idle_limit_ms && !c->ending && due(c) < next)
+		if (c->idle_limit_ms && !c->why_ending && due(c) < next)
 			next = due(c);
 	if (next == UINT64_MAX) {
 		uv_timer_stop(&g->idle_timer);
@@ -174,7 +174,7 @@ static void counted(struct guard *g, uint64_t ctx)
 	struct channel *c = channel_first(g), *next;
 	for (; c; c = next) {
 		next = channel_next(c);
-		if (c->idle_limit_ms && !c->ending && due(c) <= now)
+		if (c->idle_limit_ms && !c->why_ending && due(c) <= now)
 			channel_end(g, c, "idle");
 	}
 	timer_arm(g);

@@ -79,7 +79,7 @@ static void judge(struct guard *g, const struct look *l)
 	for (; c; c = next) {
 		next = channel_next(c);
 		bool from = changed(l, c->from);
-		if (!c->ending[0] && (from || changed(l, c->to)))
+		if (!c->why_ending && (from || changed(l, c->to)))
 			judge_end(g, c, !from, l);
 	}
 	bind_each(g, judge_bind, l);
@@ -140,7 +140,7 @@ static void on_timer(uv_timer_t *t)
 		return;
 	}
 	for (c = channel_first(g); c && through; c = channel_next(c)) {
-		if (c->looked == g->relook_round || c->ending[0])
+		if (c->looked == g->relook_round || c->why_ending)
 			continue;
 		through = asked < RELOOK_AT_ONCE;
 		if (!through)

@@ -424,7 +424,7 @@ static void reserve_first(struct guard *g, struct remote_node *n, const Belay__C
 		return;
 	}
 	struct bind *b =
-		c && !c->ending[0] ? bind_find(g, BELAY__TRANSPORT__TRANSPORT_TCP, &c->b) : NULL;
+		c && !c->why_ending ? bind_find(g, BELAY__TRANSPORT__TRANSPORT_TCP, &c->b) : NULL;
 	struct stock *s = b ? stock_new(g, n, c) : NULL;
 	if (!s || !stock_begin(s, m)) {
 		answer_error(g, n->name, m->request, s ? -ENOMEM : -ENOENT);

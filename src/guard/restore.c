@@ -201,7 +201,7 @@ static void flow_seen(struct guard *g, const Belay__FabricFlow *f)
 		c = channel_find_dialed(g, &a, &b);
 	if (!c)
 		c = channel_find_dialed(g, &b, &a);
-	if (c && !c->ending)
+	if (c && !c->why_ending)
 		c->unseen = false;
 	else if (!c)
 		flow_destroy(g, f);
