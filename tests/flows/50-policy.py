@@ -217,11 +217,10 @@ def test_a_policy_that_cannot_be_leaves_the_old_one(w):
     still(w.policy("version: 1\nrules: [\n", check=False))
     still(w.policy("", check=False))
     still(w.policy("\xff\x00", check=False))
-    # What Belay could not enforce: datagrams to another node or outside, sealed datagrams, a name that means nobody.
-    still(w.policy(rules("name: u, allow: connect, transport: udp, plain: true, address: 192.0.2.1, port: 9, from: { program: cli }"),
-                   check=False), "datagrams")
-    still(w.policy(rules("name: u, allow: connect, transport: udp, from: { program: cli }, to: { program: srv, node: beta }"),
-                   check=False))
+    # What Belay could not enforce: published datagrams, sealed ones on one node, a name that means nobody.
+    still(w.policy(rules("name: u, allow: publish, transport: udp, from: { program: srv }, port: 7001"), check=False), "only TCP")
+    still(w.policy(rules("name: u, allow: connect, transport: udp, protection: encrypt, from: { program: cli }, to: { program: srv }"),
+                   check=False), "datagrams are encrypted between nodes only")
     still(w.policy(rules("name: u, allow: connect, from: { program: cli, user: no-such-user }, to: { program: srv }"), check=False),
           "no-such-user")
     # What only the guard can refuse: images nobody's compiler wrote.
