@@ -3,8 +3,8 @@
  * so that a channel, a bind and a process that are one program's cost one copy.
  *
  * The principal is a keyed hash of what makes two processes the same to the policy: node, uid,
- * service unit and matched programs; without a match the digests of what runs. Keyed, so that nobody can search for
- * two programs of one principal.
+ * service unit and matched programs; without a match the digests of what runs. Keyed, so that
+ * nobody can search for two programs of one principal.
  */
 #include <errno.h>
 #include <pwd.h>

@@ -191,9 +191,9 @@ struct policy_ask {
 	const char *address; /* "A:P" or a socket's path. NULL or "": is there any where it may? */
 	const char *user;    /* of `from`, for people of other nodes; else uid counts */
 	uint32_t uid;
-	const char *group; /* given at enrolment of `from`, or NULL */
-	const char *unit;  /* of `from`, or NULL */
-	int64_t now_s;     /* seconds since 1970, UTC */
+	const char *group;                        /* given at enrolment of `from`, or NULL */
+	const char *unit;                         /* of `from`, or NULL */
+	int64_t now_s;                            /* seconds since 1970, UTC */
 	const char *to_user, *to_group, *to_unit; /* of `to`, as above */
 	uint32_t to_uid;
 	bool plain, udp;
