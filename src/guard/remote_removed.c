@@ -112,24 +112,33 @@ static void node_ends(struct guard *g, const struct removal *v)
 	remote_node_forget(g, n, "this node was removed");
 }
 
-/* Takes the list over and acts on what is new in it. */
-static int list_adopt(struct guard *g, const struct removals *list, const ProtobufCBinaryData *raw,
-	const ProtobufCBinaryData *signature)
+/* Ours from here on, as it was signed. A message's bytes are not: they go with it. */
+static int list_own(
+	struct domain *d, const ProtobufCBinaryData *raw, const ProtobufCBinaryData *signature)
 {
-	struct domain *d = &g->remote->domain;
-	_cleanup_free_ struct removals *old = malloc(sizeof(*old));
-	_cleanup_free_ uint8_t *a = malloc(raw->len), *b = malloc(signature->len);
-	if (!old || !a || !b)
+	_cleanup_free_ uint8_t *a = malloc(raw->len + 1), *b = malloc(signature->len + 1);
+	if (!a || !b)
 		return -ENOMEM;
-	int r = list_keep(g, raw, signature);
-	*old = d->removals;
-	d->removals = *list;
 	memcpy(a, raw->data, raw->len);
 	memcpy(b, signature->data, signature->len);
 	der_clear(&d->list);
 	der_clear(&d->signature);
 	d->list = (struct der){take_ptr(a), raw->len};
 	d->signature = (struct der){take_ptr(b), signature->len};
+	return 0;
+}
+
+/* Takes the list over and acts on what is new in it. */
+static int list_adopt(struct guard *g, const struct removals *list, const ProtobufCBinaryData *raw,
+	const ProtobufCBinaryData *signature)
+{
+	struct domain *d = &g->remote->domain;
+	_cleanup_free_ struct removals *old = malloc(sizeof(*old));
+	if (!old || list_own(d, raw, signature) < 0)
+		return -ENOMEM;
+	int r = list_keep(g, raw, signature);
+	*old = d->removals;
+	d->removals = *list;
 	/* Told first, also to whom it is about: then they know why their links end. */
 	for (size_t i = 0; i < g->remote->n_nodes; i++)
 		if (g->remote->nodes[i]->ready)
@@ -170,11 +179,8 @@ int remote_removals_load(struct guard *g)
 	Belay__NodeRemovals *m = ipc_unpack(&belay__node_removals__descriptor, buf, len);
 	/* Checked when it came; the file is ours. */
 	r = m ? removals_decode(m->list.data, m->list.len, &d->removals) : -EBADMSG;
-	if (r == 0) {
-		d->list = (struct der){m->list.data, m->list.len};
-		d->signature = (struct der){m->signature.data, m->signature.len};
-		m->list = m->signature = (ProtobufCBinaryData){0};
-	}
+	if (r == 0)
+		r = list_own(d, &m->list, &m->signature);
 	ipc_free(m);
 	return r;
 }
