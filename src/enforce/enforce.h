@@ -167,6 +167,17 @@ struct lease {
 #define POOLS 4
 #define POOLS_MARKED 16 /* for leases; the one unused for longest gives way */
 
+#define UDP_SOCKETS_MAX 1024 /* of all trees; more: the oldest are not known */
+struct udp_socket {
+	uint64_t inode, tree; /* inode 0: free */
+	pid_t pid;
+	int fd; /* its number there */
+};
+#define WANTED_MAX 64 /* questions of sockets, whose notices are still to be shown */
+struct asked_for {
+	uint64_t question, tree;
+};
+
 struct enforce {
 	struct component *c;
 	struct ipc_chan guard;
@@ -190,6 +201,10 @@ struct enforce {
 	struct lease lease[LEASES_MAX];
 	size_t next_lease;
 	uv_timer_t lease_timer;
+	struct udp_socket udp[UDP_SOCKETS_MAX];
+	size_t next_udp;
+	struct asked_for wanted[WANTED_MAX];
+	size_t next_wanted;
 	uint64_t cookie; /* of the fabric's network namespace; 0: not known yet */
 	LIST_HEAD(, tree) trees;
 	uint32_t n_trees;
@@ -331,6 +346,14 @@ void tick_start(struct enforce *e);
 void tick_slow_start(struct enforce *e);
 /* Fills a schema address from ours; `ip` must live as long as the message. */
 void question_addr(Belay__Addr *to, const struct addr *from);
+
+/* Asks for nobody who waits; what the answer says is shown. */
+void question_wanted(struct enforce *e, Belay__Question *q, const int fds[2]);
+
+/* ---- sockets.c: whose UDP sockets they are ---- */
+void sockets_note(struct enforce *e, const struct request *r, int fd, int number);
+void sockets_inherited(struct enforce *e, int fd);
+void sockets_want(struct enforce *e, uint64_t inode, const Belay__Addr *to);
 
 /* ---- pool.c ---- */
 void pool_init(struct enforce *e);

@@ -118,6 +118,8 @@ static bool inherited_take(void *ctx, int fd)
 		h->foreign = true;
 		return false;
 	}
+	if (sock_int(fd, SOL_SOCKET, SO_TYPE) == SOCK_DGRAM)
+		sockets_inherited(h->e, fd);
 	if (h->n == INHERITED_MAX)
 		return false;
 	size_t i = h->n;

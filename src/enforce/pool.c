@@ -201,6 +201,8 @@ void pool_serve(struct enforce *e, struct request *r)
 		.srcfd = (uint32_t)fd,
 		.newfd_flags = type & SOCK_CLOEXEC ? O_CLOEXEC : 0};
 	int n = ioctl(r->tree->notify, SECCOMP_IOCTL_NOTIF_ADDFD, &a), error = errno;
+	if (n >= 0 && transport == BELAY__TRANSPORT__TRANSPORT_UDP)
+		sockets_note(e, r, fd, n);
 	close(take_fd(&fd));
 	if (n >= 0)
 		call_reply(e, r, 0, n);

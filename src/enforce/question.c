@@ -17,7 +17,8 @@
 #define ID_INDEX 0xffffu
 #define ID_EXEC 0x10000u
 #define ID_SHIFT 17
-_Static_assert(JOURNAL_SLOTS <= ID_INDEX + 1 && EXECS_MAX <= ID_INDEX + 1, "index fits an id");
+#define ID_WANTED ID_INDEX /* instead of an index: nobody waits */
+_Static_assert(JOURNAL_SLOTS <= ID_WANTED && EXECS_MAX <= ID_INDEX + 1, "index fits an id");
 
 static void guard_closed(struct ipc_chan *chan, int reason)
 {
@@ -55,6 +56,16 @@ static void ask_again(struct enforce *e, struct request *r)
 	call_serve(e, r);
 }
 
+static void wanted_answer(struct enforce *e, uint64_t id, const char *notice)
+{
+	for (size_t i = 0; i < WANTED_MAX; i++) {
+		struct tree *t =
+			e->wanted[i].question == id ? tree_find(e, e->wanted[i].tree) : NULL;
+		if (t)
+			tree_notice(t, notice);
+	}
+}
+
 static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
 {
 	uint32_t i = (uint32_t)(id & ID_INDEX);
@@ -71,6 +82,8 @@ static void take_answer(struct enforce *e, uint64_t id, const Belay__Answer *a)
 			exec_answered(e, x, a->error);
 		return;
 	}
+	if (i == ID_WANTED)
+		wanted_answer(e, id, a->notice);
 	struct request *r = i < JOURNAL_SLOTS ? &e->request[i] : NULL;
 	if (!r || r->state != REQUEST_ASKED || r->question != id)
 		return; /* its caller died meanwhile */
@@ -181,6 +194,12 @@ static int guard_message(
 	case BELAY__TO_ENFORCE__BODY_LEASE_BOOK:
 		r = n_fds == 1 ? leased_book(e, &fds[0]) : -EBADMSG;
 		break;
+	case BELAY__TO_ENFORCE__BODY_SOCKET_WANTS:
+		if (!n_fds && m->socket_wants->destination) {
+			sockets_want(e, m->socket_wants->inode, m->socket_wants->destination);
+			r = 0;
+		}
+		break;
 	case BELAY__TO_ENFORCE__BODY_TREE_DROP:
 		if (!n_fds) {
 			struct tree *t = tree_find(e, m->tree_drop->tree);
@@ -257,6 +276,15 @@ bool question_exec(
 	}
 	x->question = id;
 	return true;
+}
+
+void question_wanted(struct enforce *e, Belay__Question *q, const int fds[2])
+{
+	uint64_t id = ++e->questions << ID_SHIFT | ID_WANTED;
+	if (!question_send(e, id, q, fds, 2))
+		return; /* the next datagram asks again */
+	e->wanted[e->next_wanted] = (struct asked_for){id, q->tree};
+	e->next_wanted = (e->next_wanted + 1) % WANTED_MAX;
 }
 
 void question_tree_gone(struct enforce *e, uint64_t tree)

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "fabric.pb-c.h"
+#include "fabric/asks.h"
 #include "fabric/diag.h"
 #include "fabric/dns.h"
 #include "fabric/grant.h"
@@ -36,6 +37,7 @@ struct fabric {
 	struct nft nft;
 	struct grants grants;
 	struct diag diag;
+	struct asks asks;
 	struct netlink route; /* for datagram_route() */
 	struct dns dns;
 	uv_poll_t events;

@@ -85,7 +85,7 @@ int grants_add(struct grants *g, const struct nft_grant *v, uint64_t now_ms)
 		return -EINVAL;
 	struct grant **head = bucket(g, v->mark);
 	for (struct grant *x = *head; x; x = x->next) {
-		if (x->v.mark != v->mark || x->v.udp != v->udp ||
+		if (x->v.mark != v->mark || x->v.udp != v->udp || x->v.from != v->from ||
 			!addr_equal(&x->v.destination, &v->destination))
 			continue;
 		x->used_ms = now_ms;
@@ -121,6 +121,7 @@ int grants_revoke(struct grants *g, const struct nft_grant *v)
 		size_t n = 0;
 		for (struct grant *x = *bucket(g, v->mark); x && n < NFT_BATCH_MAX; x = x->next)
 			if (x->v.mark == v->mark && x->v.udp == v->udp &&
+				(!v->from || x->v.from == v->from) &&
 				(!v->destination.ip_len ||
 					addr_equal(&x->v.destination, &v->destination)))
 				batch[n++] = x;
@@ -131,8 +132,9 @@ int grants_revoke(struct grants *g, const struct nft_grant *v)
 		if (n < NFT_BATCH_MAX)
 			break;
 	}
-	/* Answers to what the grant let through must end with it. */
-	return any && v->udp ? nft_flush_answers(g->nft) : 0;
+	/* Answers to what the grant let through must end with it. A channel's come from a socket
+	 * that ends itself. */
+	return any && v->udp && !v->from ? nft_flush_answers(g->nft) : 0;
 }
 
 int grants_expire(struct grants *g, uint64_t now_ms)

@@ -24,7 +24,8 @@ int grants_init(struct grants *g, struct nft *nft) _must_check_;
 void grants_deinit(struct grants *g);
 /* Makes the grant hold in the kernel. -EINVAL for the marks that are not grants'. */
 int grants_add(struct grants *g, const struct nft_grant *v, uint64_t now_ms) _must_check_;
-/* Deletes the grant, or with destination->ip_len 0 every grant of that mark and transport. */
+/* Deletes the grant, or with destination->ip_len 0 every grant of that mark and transport, from
+ * whichever port unless that is given. */
 int grants_revoke(struct grants *g, const struct nft_grant *v) _must_check_;
 /* Deletes TCP grants idle for GRANT_IDLE_MS. Return: how many TCP grants are left, or -errno. */
 int grants_expire(struct grants *g, uint64_t now_ms) _must_check_;

@@ -14,7 +14,8 @@
  * packet the other way round is an answer. No connection tracking, whose table and cost all traffic
  * would share;
  *  - ICMP errors the kernel itself sends for a closed UDP port (programs have no raw sockets here).
- * A refused SYN is reset, so that connect fails at once; refused UDP is EPERM to its sender.
+ * A refused SYN is reset, so that connect fails at once; refused UDP is told of (asks.c), so that
+ * programs need not ask before they send, then EPERM to its sender.
  */
 #include "fabric/nft.h"
 
@@ -31,36 +32,58 @@
 
 #define TABLE "belay"
 
-static const char ruleset[] =
-	"table inet " TABLE " {}\n"
-	"delete table inet " TABLE "\n"
-	"table inet " TABLE " {\n"
-	" set t4 { type mark . ipv4_addr . inet_service; size 65536; }\n"
-	" set t6 { type mark . ipv6_addr . inet_service; size 65536; }\n"
-	" set u4 { type mark . ipv4_addr . inet_service; size 65536; }\n"
-	" set u6 { type mark . ipv6_addr . inet_service; size 65536; }\n"
-	" set a4 { type ipv4_addr . inet_service . ipv4_addr . inet_service;\n"
-	"  flags dynamic,timeout; timeout 2m; size 65536; }\n"
-	" set a6 { type ipv6_addr . inet_service . ipv6_addr . inet_service;\n"
-	"  flags dynamic,timeout; timeout 2m; size 65536; }\n"
-	" chain out { type filter hook output priority filter; policy drop;\n"
-	"  tcp flags & (syn | ack) != syn accept\n"
-	"  meta mark . ip daddr . tcp dport @t4 accept\n"
-	"  meta mark . ip6 daddr . tcp dport @t6 accept\n"
-	"  meta l4proto tcp meta mark 0xffffffff accept\n"
-	"  meta l4proto tcp reject with tcp reset\n"
-	"  meta mark . ip daddr . udp dport @u4"
-	" update @a4 { ip saddr . udp sport . ip daddr . udp dport } accept\n"
-	"  meta mark . ip6 daddr . udp dport @u6"
-	" update @a6 { ip6 saddr . udp sport . ip6 daddr . udp dport } accept\n"
-	"  ip daddr . udp dport . ip saddr . udp sport @a4 accept\n"
-	"  ip6 daddr . udp dport . ip6 saddr . udp sport @a6 accept\n"
-	"  icmp type destination-unreachable accept\n"
-	"  icmpv6 type destination-unreachable accept\n"
-	" }\n"
-	"}\n";
+/*
+ * A datagram without a grant is told of once a second for each flow, and lost: its port becomes one
+ * that nobody can have, so that its sender sees what it sees of any loss; further ones in that
+ * second are an error to it. Sets of their size bound how many are told of.
+ */
+#define ASK_SETS                                                                \
+	" set q4 { type ipv4_addr . inet_service . ipv4_addr . inet_service;\n" \
+	"  flags dynamic,timeout; timeout 1s; size 512; }\n"                    \
+	" set q6 { type ipv6_addr . inet_service . ipv6_addr . inet_service;\n" \
+	"  flags dynamic,timeout; timeout 1s; size 512; }\n"
+#define ASK_RULES                                                            \
+	"  ip saddr . udp sport . ip daddr . udp dport @q4 drop\n"           \
+	"  ip6 saddr . udp sport . ip6 daddr . udp dport @q6 drop\n"         \
+	"  add @q4 { ip saddr . udp sport . ip daddr . udp dport }"          \
+	" log group 1 snaplen 64 queue-threshold 1 udp dport set 0 accept\n" \
+	"  add @q6 { ip6 saddr . udp sport . ip6 daddr . udp dport }"        \
+	" log group 1 snaplen 64 queue-threshold 1 udp dport set 0 accept\n"
+#define RULESET(ask_sets, ask_rules)                                                     \
+	"table inet " TABLE " {}\n"                                                      \
+	"delete table inet " TABLE "\n"                                                  \
+	"table inet " TABLE " {\n"                                                       \
+	" set t4 { type mark . ipv4_addr . inet_service; size 65536; }\n"                \
+	" set t6 { type mark . ipv6_addr . inet_service; size 65536; }\n"                \
+	" set u4 { type mark . ipv4_addr . inet_service; size 65536; }\n"                \
+	" set u6 { type mark . ipv6_addr . inet_service; size 65536; }\n"                \
+	" set b4 { type mark . ipv4_addr . inet_service . inet_service; size 65536; }\n" \
+	" set b6 { type mark . ipv6_addr . inet_service . inet_service; size 65536; }\n" \
+	" set a4 { type ipv4_addr . inet_service . ipv4_addr . inet_service;\n"          \
+	"  flags dynamic,timeout; timeout 2m; size 65536; }\n"                           \
+	" set a6 { type ipv6_addr . inet_service . ipv6_addr . inet_service;\n"          \
+	"  flags dynamic,timeout; timeout 2m; size 65536; }\n" ask_sets                  \
+	" chain out { type filter hook output priority filter; policy drop;\n"           \
+	"  tcp flags & (syn | ack) != syn accept\n"                                      \
+	"  meta mark . ip daddr . tcp dport @t4 accept\n"                                \
+	"  meta mark . ip6 daddr . tcp dport @t6 accept\n"                               \
+	"  meta l4proto tcp meta mark 0xffffffff accept\n"                               \
+	"  meta l4proto tcp reject with tcp reset\n"                                     \
+	"  meta mark . ip daddr . udp dport @u4"                                         \
+	" update @a4 { ip saddr . udp sport . ip daddr . udp dport } accept\n"           \
+	"  meta mark . ip6 daddr . udp dport @u6"                                        \
+	" update @a6 { ip6 saddr . udp sport . ip6 daddr . udp dport } accept\n"         \
+	"  meta mark . ip daddr . udp dport . udp sport @b4"                             \
+	" update @a4 { ip saddr . udp sport . ip daddr . udp dport } accept\n"           \
+	"  meta mark . ip6 daddr . udp dport . udp sport @b6"                            \
+	" update @a6 { ip6 saddr . udp sport . ip6 daddr . udp dport } accept\n"         \
+	"  ip daddr . udp dport . ip saddr . udp sport @a4 accept\n"                     \
+	"  ip6 daddr . udp dport . ip6 saddr . udp sport @a6 accept\n"                   \
+	"  icmp type destination-unreachable accept\n"                                   \
+	"  icmpv6 type destination-unreachable accept\n" ask_rules " }\n"                \
+	"}\n"
 
-static int ruleset_load(struct error *e)
+static int ruleset_load(const char *ruleset, struct error *e)
 {
 	struct nft_ctx *c = nft_ctx_new(NFT_CTX_DEFAULT);
 	if (!c)
@@ -82,7 +105,12 @@ static int ruleset_load(struct error *e)
 
 int nft_open(struct nft *n, struct error *e)
 {
-	int r = ruleset_load(e);
+	/* A kernel without the log: datagrams without a grant are an error to their sender. */
+	struct error first = {0};
+	int r = ruleset_load(RULESET(ASK_SETS, ASK_RULES), &first);
+	n->asks = r >= 0;
+	if (r < 0)
+		r = ruleset_load(RULESET("", ""), e);
 	if (r < 0)
 		return r;
 	r = netlink_open(&n->nl, NETLINK_NETFILTER, 0);
@@ -97,12 +125,14 @@ void nft_close(struct nft *n)
 static const char *grant_set(const struct nft_grant *g)
 {
 	bool v4 = g->destination.ip_len == 4;
+	if (g->from)
+		return v4 ? "b4" : "b6";
 	return g->udp ? (v4 ? "u4" : "u6") : (v4 ? "t4" : "t6");
 }
 
-/* A concatenated key: mark in host order, address and port in network order, each padded to four
+/* A concatenated key: mark in host order, address and ports in network order, each padded to four
  * bytes. */
-static uint32_t grant_key(const struct nft_grant *g, uint8_t key[24])
+static uint32_t grant_key(const struct nft_grant *g, uint8_t key[28])
 {
 	uint8_t ip_len = g->destination.ip_len;
 	memcpy(key, &g->mark, 4);
@@ -110,7 +140,10 @@ static uint32_t grant_key(const struct nft_grant *g, uint8_t key[24])
 	key[4 + ip_len] = (uint8_t)(g->destination.port >> 8);
 	key[5 + ip_len] = (uint8_t)g->destination.port;
 	key[6 + ip_len] = key[7 + ip_len] = 0;
-	return 8u + ip_len;
+	key[8 + ip_len] = (uint8_t)(g->from >> 8);
+	key[9 + ip_len] = (uint8_t)g->from;
+	key[10 + ip_len] = key[11 + ip_len] = 0;
+	return (g->from ? 12u : 8u) + ip_len;
 }
 
 /* One element message at `buf`; flush: no element, which the kernel takes as all of them. */
@@ -126,7 +159,7 @@ static int elem_put(char *buf, const struct nft_grant *g, const char *set, bool 
 		nftnl_set_set_str(s, NFTNL_SET_NAME, set) < 0)
 		goto out;
 	if (g) {
-		uint8_t key[24];
+		uint8_t key[28];
 		struct nftnl_set_elem *el = nftnl_set_elem_alloc();
 		if (!el)
 			goto out;
@@ -188,7 +221,7 @@ int nft_change(struct nft *n, bool add, const struct nft_grant *v, size_t n_v)
 
 static int flush_sets(struct nft *n, const char *const *sets, size_t n_sets)
 {
-	char buf[8 * ELEM_MAX] __attribute__((aligned(8)));
+	char buf[10 * ELEM_MAX] __attribute__((aligned(8)));
 	size_t used = batch_begin(n, buf);
 	uint32_t first = n->nl.seq + 1;
 	for (size_t i = 0; i < n_sets; i++) {
@@ -208,6 +241,6 @@ int nft_flush_answers(struct nft *n)
 
 int nft_flush(struct nft *n)
 {
-	static const char *const sets[] = {"t4", "t6", "u4", "u6", "a4", "a6"};
+	static const char *const sets[] = {"t4", "t6", "u4", "u6", "b4", "b6", "a4", "a6"};
 	return flush_sets(n, sets, ARRAY_LEN(sets));
 }

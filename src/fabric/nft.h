@@ -12,17 +12,21 @@
 /* The mark of Belay's own sockets while they connect. Never a grant's; so is 0, the mark of every
  * new socket. */
 #define NFT_MARK_OWN 0xffffffffu
+#define NFT_ASKS_GROUP 1  /* of the kernel's log: datagrams without a grant */
 #define NFT_SET_MAX 65536 /* elements a set: also in the ruleset's text */
 #define NFT_BATCH_MAX 128 /* their acknowledgements fit the socket's default buffer */
 
+/* from: not 0, UDP: of the socket with this port only, to whom the destination is a channel. */
 struct nft_grant {
 	uint32_t mark;
 	bool udp;
+	uint16_t from;
 	struct addr destination;
 };
 
 struct nft {
 	struct netlink nl;
+	bool asks; /* the kernel can tell of datagrams without a grant */
 };
 
 /* Loads the ruleset with empty sets, atomically replacing a predecessor's, and opens the grant

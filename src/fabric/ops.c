@@ -112,14 +112,25 @@ static void expire_tick(uv_timer_t *t)
 		uv_timer_stop(t);
 }
 
-static int install(struct fabric *f, uint32_t mark, bool udp, const struct addr *to)
+static int install(struct fabric *f, uint32_t mark, bool udp, const struct addr *to, uint16_t from)
 {
-	struct nft_grant g = {.mark = mark, .udp = udp, .destination = *to};
+	struct nft_grant g = {.mark = mark, .udp = udp, .destination = *to, .from = from};
 	uv_update_time(f->loop);
 	int r = grants_add(&f->grants, &g, clock_mono_ms());
 	if (r >= 0 && !udp && !uv_is_active((uv_handle_t *)&f->expire))
 		uv_timer_start(&f->expire, expire_tick, GRANT_IDLE_MS, GRANT_IDLE_MS);
 	return r;
+}
+
+/* Of this datagram socket alone, which gets the port it would get with its first packet. */
+static int install_channel(struct fabric *f, uint32_t mark, int fd, const struct sock_facts *facts,
+	const struct addr *to)
+{
+	struct addr own;
+	int r = sock_bind_any(fd, facts);
+	if (r >= 0)
+		r = sock_local(fd, &own);
+	return r < 0 ? r : install(f, mark, true, to, own.port);
 }
 
 /* ---- orders on a program's socket ---- */
@@ -141,7 +152,8 @@ static int order_connect(
 		r = sock_disconnect(fd);
 	} else {
 		sock_destination(&to);
-		r = install(f, m->mark, udp, &to);
+		r = m->channel && udp ? install_channel(f, m->mark, fd, &facts, &to)
+				      : install(f, m->mark, udp, &to, 0);
 		if (r >= 0)
 			r = sock_connect(fd, &facts, m->mark, &to);
 	}
@@ -197,9 +209,7 @@ static int pair_datagrams(struct fabric *f, const Belay__FabricPair *m, int fd,
 {
 	int r = local->ip_len ? datagram_route(&f->route, remote, local) : 0;
 	if (r >= 0)
-		r = sock_bind_any(fd, facts);
-	if (r >= 0)
-		r = install(f, m->mark, true, remote);
+		r = install_channel(f, m->mark, fd, facts, remote);
 	if (r >= 0)
 		r = m->connect ? sock_connect(fd, facts, m->mark, remote) : sock_mark(fd, m->mark);
 	return r < 0 ? r : datagram_far_end(fd, remote, ret_far);
@@ -242,9 +252,9 @@ static int order_udp_grant(
 	sock_destination(&to);
 	/* The port the kernel would choose at the first packet is chosen now: an answer comes to
 	 * it. */
-	r = sock_bind_any(fd, &facts);
-	if (r >= 0)
-		r = install(f, m->mark, true, &to);
+	r = m->channel ? install_channel(f, m->mark, fd, &facts, &to) : sock_bind_any(fd, &facts);
+	if (r >= 0 && !m->channel)
+		r = install(f, m->mark, true, &to, 0);
 	if (r >= 0)
 		r = sock_mark(fd, m->mark);
 	if (r >= 0)
@@ -331,7 +341,7 @@ static int dial_datagrams(struct fabric *f, const Belay__FabricDial *m, const st
 	int fd = -1;
 	int r = datagram_route(&f->route, from, to);
 	if (r >= 0)
-		r = install(f, m->mark, true, to);
+		r = install(f, m->mark, true, to, 0);
 	if (r >= 0)
 		r = datagram_dial(from, to, m->mark, &fd);
 	if (r < 0)
@@ -374,7 +384,7 @@ static int order_dialers(struct fabric *f, const Belay__FabricDialers *m, struct
 		!m->count || m->count > FDS_PASS_MAX)
 		return -EBADMSG;
 	sock_destination(&to);
-	int r = install(f, m->mark, false, &to);
+	int r = install(f, m->mark, false, &to, 0);
 	for (uint32_t i = 0; r >= 0 && i < m->count; i++) {
 		r = sock_dialer(&from, m->mark);
 		if (r >= 0)
@@ -427,8 +437,8 @@ static int order_sockets(const Belay__FabricSockets *m, struct reply *reply)
 
 static int order_revoke(struct fabric *f, const Belay__FabricRevoke *m)
 {
-	struct nft_grant g = {.mark = m->mark};
-	if (transport_udp(m->transport, &g.udp) < 0 ||
+	struct nft_grant g = {.mark = m->mark, .from = (uint16_t)m->from};
+	if (transport_udp(m->transport, &g.udp) < 0 || m->from > UINT16_MAX ||
 		(m->destination && fabric_addr_read(m->destination, &g.destination) < 0))
 		return -EBADMSG;
 	sock_destination(&g.destination);
@@ -517,6 +527,20 @@ void fabric_reset(struct fabric *f)
 	}
 }
 
+static void tell_wants(void *data, uint64_t inode, const struct addr *to)
+{
+	struct fabric *f = data;
+	Belay__FromFabric m = BELAY__FROM_FABRIC__INIT;
+	Belay__FabricWants w = BELAY__FABRIC_WANTS__INIT;
+	Belay__Addr destination;
+	fabric_addr_write(to, &destination);
+	w.inode = inode;
+	w.destination = &destination;
+	m.wants = &w;
+	if (f->configured)
+		f->send(f->data, &m, NULL, 0);
+}
+
 int fabric_init(struct fabric *f, uv_loop_t *loop, fabric_send_fn send, void *data, struct error *e)
 {
 	f->loop = loop;
@@ -543,5 +567,8 @@ int fabric_init(struct fabric *f, uv_loop_t *loop, fabric_send_fn send, void *da
 	if (r >= 0)
 		r = dns_start(&f->dns, loop);
 	f->dns.diag = &f->diag;
+	/* Without it programs have to ask before they send; nothing is let through. */
+	if (r >= 0 && f->nft.asks && asks_start(&f->asks, loop, &f->diag, tell_wants, f) < 0)
+		log_warn("datagrams sent without asking are not asked for");
 	return r < 0 ? error_errno(e, r, "cannot watch the fabric's sockets") : 0;
 }

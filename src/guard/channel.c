@@ -231,6 +231,7 @@ void channel_ended(struct guard *g, struct channel *c, const char *reason)
 	if (c->why_ending)
 		reason = c->why_ending;
 	auditing_channel_end(g, c, reason);
+	datagram_ended(g, c);
 	ended_add(g, c, reason);
 	state_drop(g, c->slot);
 	channel_unlink(g, c);

@@ -150,7 +150,7 @@ static void connected(
 		job_answer(j, m->error, NULL);
 }
 
-void connect_order(struct job *j, bool outside)
+void connect_order(struct job *j, const struct channel *c)
 {
 	struct guard *g = j->guard;
 	Belay__FabricConnect o = BELAY__FABRIC_CONNECT__INIT;
@@ -160,10 +160,11 @@ void connect_order(struct job *j, bool outside)
 		.destination = j->address,
 		.from = j->caller,
 		.to = j->listener,
-		.outside = outside,
+		.outside = c && c->via == CHANNEL_PLAIN,
 		.dns = is_name_query(j)};
 	int r = grant_mark(g, &want, &j->mark);
 	o.mark = j->mark;
+	o.channel = c != NULL;
 	o.transport = j->transport;
 	o.destination = &to;
 	m.body_case = BELAY__TO_FABRIC__BODY_CONNECT;
@@ -389,7 +390,7 @@ static void listener_known(struct guard *g, void *ctx, int error, struct subject
 	if (!admit(j, &q))
 		return;
 	if (j->verdict.protection != BELAY__PROTECTION__PROTECTION_ENCRYPT) {
-		connect_order(j, false);
+		connect_order(j, NULL);
 		return;
 	}
 	int r = connect_pair(j, local_paired);
@@ -418,7 +419,7 @@ static void connect_names(struct job *j)
 	q.dns = true;
 	decide_ask(j->guard, &q, &j->verdict);
 	if (admit(j, &q))
-		connect_order(j, false);
+		connect_order(j, NULL);
 }
 
 static void caller_known(struct guard *g, void *ctx, int error, struct subject *s)

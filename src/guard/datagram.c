@@ -50,7 +50,7 @@ static void granted(
 		job_answer(j, error, NULL);
 }
 
-void datagram_order(struct job *j, bool dns, bool outside)
+void datagram_order(struct job *j, bool dns, const struct channel *c)
 {
 	struct guard *g = j->guard;
 	Belay__FabricUdpGrant o = BELAY__FABRIC_UDP_GRANT__INIT;
@@ -61,10 +61,11 @@ void datagram_order(struct job *j, bool dns, bool outside)
 		.from = j->caller,
 		.to = j->listener,
 		.dns = dns,
-		.outside = outside};
+		.outside = c && c->via == CHANNEL_PLAIN};
 	int r = grant_mark(g, &want, &j->mark);
 	o.mark = j->mark;
 	o.destination = &to;
+	o.channel = c != NULL;
 	m.body_case = BELAY__TO_FABRIC__BODY_UDP_GRANT;
 	m.udp_grant = &o;
 	if (r == 0)
@@ -81,7 +82,7 @@ static void datagram_decide(struct job *j, struct endpoint_question *q)
 	else if (decide_record(j->guard, q, &j->verdict, j->tree) < 0)
 		job_fail(j, -EACCES, "log the decision, so nothing is allowed");
 	else
-		datagram_order(j, q->dns, false);
+		datagram_order(j, q->dns, NULL);
 }
 
 static void datagram_listener(struct guard *g, void *ctx, int error, struct subject *s)

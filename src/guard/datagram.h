@@ -4,8 +4,10 @@
 #include "fabric.pb-c.h"
 #include "guard/guard.h"
 
-/* The destination's grant for the job's socket; answers the job. */
-void datagram_order(struct job *j, bool dns, bool outside);
+/* The destination's grant for the job's socket; answers the job. c: the channel it has to there. */
+void datagram_order(struct job *j, bool dns, const struct channel *c);
+/* The channel has ended: its socket reaches that destination no more, and has to ask. */
+void datagram_ended(struct guard *g, const struct channel *c);
 /* j->caller to an address that is not this node's, on a datagram socket; answers the job. */
 void datagram_beyond(struct job *j);
 /* UDP has no end of its own: a channel of datagrams always has an idle limit. */

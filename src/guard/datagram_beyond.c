@@ -12,10 +12,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/log.h"
 #include "guard/channel.h"
 #include "guard/datagram.h"
 #include "guard/grant.h"
 #include "guard/job.h"
+#include "guard/pb.h"
 
 uint64_t datagram_idle(Belay__Transport transport, uint64_t idle_ms)
 {
@@ -70,13 +72,40 @@ static struct channel *present(struct job *j)
 
 static void go_on(struct job *j, struct channel *c)
 {
-	bool outside = c->via == CHANNEL_PLAIN;
+	const struct grant want = {.transport = j->transport,
+		.destination = j->address,
+		.from = j->caller,
+		.to = c->to,
+		.outside = c->via == CHANNEL_PLAIN};
+	/* The mark is another one after a restart of ours. */
+	if (grant_mark(j->guard, &want, &c->mark) < 0) {
+		job_fail(j, -ENOMEM, "send");
+		return;
+	}
 	if (c->to)
 		j->listener = subject_ref(c->to);
 	if (j->call == BELAY__QUESTION__CALL__CALL_CONNECT)
-		connect_order(j, outside);
+		connect_order(j, c);
 	else
-		datagram_order(j, false, outside);
+		datagram_order(j, false, c);
+}
+
+void datagram_ended(struct guard *g, const struct channel *c)
+{
+	Belay__FabricRevoke r = BELAY__FABRIC_REVOKE__INIT;
+	Belay__ToFabric m = BELAY__TO_FABRIC__INIT;
+	Belay__Addr to = pb_addr(&c->b);
+	if (c->transport != BELAY__TRANSPORT__TRANSPORT_UDP || !c->initiator || !c->mark)
+		return;
+	r.mark = c->mark;
+	r.destination = &to;
+	r.transport = c->transport;
+	r.from = c->a.port;
+	m.body_case = BELAY__TO_FABRIC__BODY_REVOKE;
+	m.revoke = &r;
+	/* A fabric that is away comes back without grants. */
+	if (arrow_up(g, ROLE_FABRIC) && arrow_order(g, &m, "end a channel's grant") < 0)
+		log_warn("cannot order the end of a channel's grant");
 }
 
 void datagram_beyond(struct job *j)

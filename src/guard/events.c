@@ -46,12 +46,31 @@ static int socket_closed(struct guard *g, const Belay__FabricClosed *c)
 	return 0;
 }
 
+/* Whose socket it is, enforce knows; its question comes back. */
+static int socket_wants(struct guard *g, const Belay__FabricWants *w)
+{
+	Belay__SocketWants s = BELAY__SOCKET_WANTS__INIT;
+	Belay__ToEnforce m = BELAY__TO_ENFORCE__INIT;
+	struct addr to;
+	if (pb_addr_read(w->destination, &to) < 0 || !to.ip_len || !w->inode)
+		return -EBADMSG;
+	s.inode = w->inode;
+	s.destination = w->destination;
+	m.body_case = BELAY__TO_ENFORCE__BODY_SOCKET_WANTS;
+	m.socket_wants = &s;
+	if (arrow_up(g, ROLE_ENFORCE) && arrow_send(g, ROLE_ENFORCE, &m.base, NULL, 0) < 0)
+		log_warn("enforce does not read");
+	return 0;
+}
+
 static int fabric_event(struct guard *g, const void *message, int *fds, size_t n_fds)
 {
 	(void)fds;
 	const Belay__FromFabric *m = message;
-	if (m->id || n_fds || m->overrun == (m->n_closed > 0))
+	if (m->id || n_fds || m->overrun + (m->n_closed > 0) + (m->wants != NULL) != 1)
 		return -EBADMSG;
+	if (m->wants)
+		return socket_wants(g, m->wants);
 	if (m->overrun)
 		restore_again(g);
 	int r = 0;

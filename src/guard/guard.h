@@ -295,8 +295,8 @@ void job_refuse(struct job *j, const struct endpoint_question *q, const struct v
 /* Pair the job's socket towards j->address; fn gets FromFabric with the other end as descriptor 0.
  */
 int connect_pair(struct job *j, call_fn fn) _must_check_;
-/* The fabric connects the job's socket; outside: the grant is one out of Belay. */
-void connect_order(struct job *j, bool outside);
+/* The fabric connects the job's socket; c: datagrams, the channel it has to there, else NULL. */
+void connect_order(struct job *j, const struct channel *c);
 /* To where no node is: by a `plain` rule, through conn. */
 void connect_outside(struct job *j);
 /* Its answer: j->local is the program's name, descriptor 0 the other end. False: j is answered. */

@@ -275,6 +275,7 @@ void remote_channel_of(const struct job *j, const uint8_t *id, struct channel *r
 	ret->from = j->caller;
 	ret->to = j->listener;
 	ret->initiator = true;
+	ret->mark = j->mark;
 	ret->tree = j->tree;
 	ret->idle_limit_ms = datagram_idle(j->transport, j->verdict.idle_ms);
 	snprintf(ret->rule, sizeof(ret->rule), "%s", j->verdict.rule);

@@ -262,5 +262,88 @@ def test_datagrams_to_outside(w):
     w.belay("audit", "verify")
 
 
+# -- sendmsg, whose address no system call filter sees
+
+SENDMSG = r'''
+def sendmsg(n, text, host, port, tries=20, step=0.1):
+    "Sends until there is an answer, as programs do over UDP: how often it sent, and the answer."
+    for i in range(tries):
+        try:
+            S[n].sendmsg([text.encode()], [], 0, (host, port))
+        except OSError as e:
+            ERRORS.append(e.errno)
+        got = heard(n, step)
+        if got:
+            return [i + 1, got[0]]
+    return None
+
+def send(n, text, tries=20):
+    for i in range(tries):
+        try:
+            S[n].send(text.encode())
+        except OSError as e:
+            ERRORS.append(e.errno)
+        got = heard(n, 0.1)
+        if got:
+            return [i + 1, got[0]]
+    return None
+ERRORS = []
+'''
+
+
+def test_datagrams_without_asking(w):
+    host = own_address()
+    w.start()
+    srv_path, cli_path, other_path = (program(w, n) for n in ("srv", "cli", "other"))
+    outside, second = Outside(host), Outside(host)
+    ask = "name: ask, allow: connect, transport: udp, from: { program: cli }, to: { program: srv }, port: 7001"
+    w.policy(rules(BIND, ask, f"name: out, allow: connect, transport: udp, from: {{ program: cli }}, plain: true, port: {outside.port}"))
+    srv, cli, other = Agent(w, srv_path), Agent(w, cli_path), Agent(w, other_path)
+    for a in (srv, cli, other):
+        a.do(INSIDE + SENDMSG)
+    for port in (7001, 7002):
+        srv.do(f"answers(udp('127.0.0.1', {port}))")
+    # The first is lost, and no error to its sender; the next ones pass.
+    for bind in ("udp()", "udp('0.0.0.0', 0)"):
+        n = cli.do(bind)
+        tries, got = cli.do(f"sendmsg({n}, 'one', '127.0.0.1', 7001)")
+        assert tries <= 3 and got == "re:one" and cli.do("ERRORS") == [], (tries, got, cli.do("ERRORS"))
+        assert cli.do(f"sendmsg({n}, 'two', '127.0.0.1', 7001)") == [1, "re:two"]
+        tries, got = cli.do(f"sendmsg({n}, 'three', {host!r}, {outside.port})")
+        assert tries <= 3 and got == "out:three" and cli.do("ERRORS") == []
+    assert [c for c in w.channels() if c["transport"] == "udp" and c["rule"] == "out"]
+    # Refused: it arrives nowhere, is said once a second, and is an error when it is tried again at once.
+    seen = srv.do("len(PEERS)")
+    k = other.do("udp()")
+    for a, s, h, p in ((other, k, "127.0.0.1", 7001), (cli, n, "127.0.0.1", 7002), (cli, n, host, second.port)):
+        assert a.do(f"sendmsg({s}, 'x', {h!r}, {p}, 8, 0.05)") is None, (h, p)
+        assert a.do("ERRORS.count(errno.EPERM)") >= 4, a.do("ERRORS")
+        wait_for("it is said", lambda: f"belay: refused connect to {h}:{p} (UDP)" in a.stderr(), 3)
+        a.do("ERRORS.clear()")
+    assert srv.do("len(PEERS)") == seen and not second.peers
+    # A socket in two images' hands: neither takes the other's right by it.
+    cli.do("P = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); P.bind(('0.0.0.0', 0)); P.set_inheritable(True)")
+    child = ("import socket, time\n"
+             "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, fileno=int(__import__('sys').argv[1]))\n"
+             "for i in range(15):\n"
+             "    try: s.sendmsg([b'stolen'], [], 0, ('127.0.0.1', 7001))\n"
+             "    except OSError: pass\n"
+             "    time.sleep(0.1)\n")
+    cli.do(f"__import__('subprocess').run([{other_path!r}, '-c', {child!r}, str(P.fileno())], pass_fds=[P.fileno()], timeout=20) and None", 30)
+    assert srv.do("len(PEERS)") == seen, "another image used its parent's right"
+    # A connected one, after the guard has forgotten all grants; an unconnected one, too.
+    m = cli.do("udp()")
+    cli.do(f"S[{m}].connect(('127.0.0.1', 7001))")
+    assert cli.do(f"send({m}, 'four')") == [1, "re:four"]
+    for role in ("guard", "fabric"):
+        before = w.pids()[role]
+        os.kill(before, signal.SIGKILL)
+        wait_for("its successor", lambda: w.pids().get(role, before) != before, 10)
+        got = cli.do(f"send({m}, 'five', 60)")
+        assert got and got[1] == "re:five", role
+        got = cli.do(f"sendmsg({n}, 'six', '127.0.0.1', 7001, 60)")
+        assert got and got[1] == "re:six", role
+
+
 if __name__ == "__main__":
     main(globals())
