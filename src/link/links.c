@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-#include "base/clock.h"
 #include "base/crowd.h"
 #include "base/log.h"
 #include "ipc/ipc.h"
@@ -31,12 +30,6 @@ const struct link_limits link_limits_default = {
 };
 
 #define DIAL_COURTESY_MS 700 /* the node whose name sorts later lets the other dial first */
-
-uint64_t links_now(const struct links *l)
-{
-	(void)l;
-	return clock_mono_ms();
-}
 
 uv_loop_t *links_loop(const struct links *l)
 {

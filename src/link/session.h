@@ -3,6 +3,7 @@
 
 #include <sys/queue.h>
 
+#include "base/clock.h"
 #include "crypto/tls.h"
 #include "link/link.h"
 
@@ -55,4 +56,8 @@ void links_session_said(struct session *s);
 int links_session_message(struct session *s, const uint8_t *buf, size_t len) _must_check_;
 void links_session_end(struct session *s, const char *why);
 uv_loop_t *links_loop(const struct links *l);
-uint64_t links_now(const struct links *l);
+static inline uint64_t links_now(const struct links *l)
+{
+	(void)l;
+	return clock_mono_ms();
+}
