@@ -129,25 +129,40 @@ static bool look_at(struct guard *g, const struct subject *s, uint64_t tree)
 	return true;
 }
 
+static size_t look_both(struct guard *g, const struct channel *c)
+{
+	struct subject *from = c->from ? subject_ref(c->from) : NULL;
+	struct subject *to = c->to ? subject_ref(c->to) : NULL;
+	size_t n = look_at(g, from, c->tree);
+	n += look_at(g, to, 0);
+	subject_unref(from);
+	subject_unref(to);
+	return n;
+}
+
 static void on_timer(uv_timer_t *t)
 {
 	struct guard *g = t->data;
-	struct channel *c;
+	struct channel *c, *next;
 	size_t asked = 0;
 	bool through = true;
 	if (!channel_first(g)) {
 		uv_timer_stop(t);
 		return;
 	}
-	for (c = channel_first(g); c && through; c = channel_next(c)) {
+	for (c = channel_first(g); c; c = next) {
+		next = channel_next(c);
 		if (c->looked == g->relook_round || c->why_ending)
 			continue;
 		through = asked < RELOOK_AT_ONCE;
 		if (!through)
 			break;
 		c->looked = g->relook_round;
-		asked += look_at(g, c->from, c->tree);
-		asked += look_at(g, c->to, 0);
+		size_t n = look_both(g, c);
+		/* An answer that comes at once may have ended it, and others: from the start. */
+		if (n)
+			next = channel_first(g);
+		asked += n;
 	}
 	g->relook_round += through;
 }
