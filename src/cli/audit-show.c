@@ -21,8 +21,8 @@
 #define TIME_TEXT 32
 
 struct filter {
-	const char *type, *program;
-	char since[TIME_TEXT];
+	const char *type, *program, *verdict, *rule, *channel, *user, *mode;
+	char since[TIME_TEXT], until[TIME_TEXT];
 	bool json;
 };
 
@@ -95,12 +95,25 @@ void audit_entry_print(const json_t *o)
 	putchar('\n');
 }
 
+static bool is(const char *wanted, const json_t *o, const char *key)
+{
+	return !wanted || !strcmp(text(o, key), wanted);
+}
+
 static bool matches(const struct filter *f, const json_t *o)
 {
-	if (f->type && strcmp(text(o, "type"), f->type) != 0)
+	if (!is(f->type, o, "type") || !is(f->verdict, o, "verdict") || !is(f->rule, o, "rule") ||
+		!is(f->mode, o, "mode"))
+		return false;
+	if (f->channel && strncmp(text(o, "channel"), f->channel, strlen(f->channel)) != 0)
+		return false;
+	if (f->user && !is(f->user, json_object_get(o, "from"), "user") &&
+		!is(f->user, json_object_get(o, "to"), "user") && !is(f->user, o, "by"))
 		return false;
 	/* Times have one shape and one zone, so text compares as time. */
 	if (f->since[0] && strncmp(text(o, "time"), f->since, strlen(f->since)) < 0)
+		return false;
+	if (f->until[0] && strncmp(text(o, "time"), f->until, strlen(f->until)) > 0)
 		return false;
 	return !f->program || !strcmp(text(json_object_get(o, "from"), "program"), f->program) ||
 	       !strcmp(text(json_object_get(o, "to"), "program"), f->program) ||
@@ -109,7 +122,10 @@ static bool matches(const struct filter *f, const json_t *o)
 
 static void show(const struct filter *f, const char *entry, size_t len)
 {
-	bool all = !f->type && !f->program && !f->since[0];
+	static const struct filter none;
+	struct filter asked = *f;
+	asked.json = false;
+	bool all = !memcmp(&asked, &none, sizeof(asked));
 	json_t *o = f->json && all ? NULL : json_loadb(entry, len, 0, NULL);
 	if (f->json && (all || (o && matches(f, o)))) {
 		fwrite(entry, 1, len, stdout);
@@ -228,11 +244,27 @@ int audit_tail_main(int argc, char **argv)
 	return k;
 }
 
+/* False: no such option. */
+static bool text_filter(struct filter *f, int option, const char *value)
+{
+	const char **const places[] = {
+		&f->program, &f->verdict, &f->rule, &f->channel, &f->user, &f->mode};
+	static const char letters[] = "pvrcUm";
+	const char *at = option ? strchr(letters, option) : NULL;
+	if (!at)
+		return false;
+	*places[at - letters] = value;
+	return true;
+}
+
 int audit_query_main(int argc, char **argv)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
 		{"type", required_argument, NULL, 't'}, {"program", required_argument, NULL, 'p'},
-		{"since", required_argument, NULL, 's'}, {"help", no_argument, NULL, 'h'}, {0}};
+		{"since", required_argument, NULL, 's'}, {"until", required_argument, NULL, 'u'},
+		{"verdict", required_argument, NULL, 'v'}, {"rule", required_argument, NULL, 'r'},
+		{"channel", required_argument, NULL, 'c'}, {"user", required_argument, NULL, 'U'},
+		{"mode", required_argument, NULL, 'm'}, {"help", no_argument, NULL, 'h'}, {0}};
 	struct filter f = {0};
 	struct audit_reader r = {0};
 	_cleanup_close_ int dir = -1;
@@ -246,14 +278,12 @@ int audit_query_main(int argc, char **argv)
 			return cli_fail(EXIT_USAGE,
 				"there are no entries of type %s (docs/audit.md lists them)",
 				optarg);
-		else if (c == 'p')
-			f.program = optarg;
-		else if (c != 's' || since_arg(optarg, f.since) < 0)
-			return c == 's' ? cli_fail(EXIT_USAGE,
-						  "cannot read the time %s (try 2026-01-02T03:04 "
-						  "or 10m)",
-						  optarg)
-					: cli_usage("audit", c == 'h');
+		else if ((c == 's' || c == 'u') &&
+			 since_arg(optarg, c == 's' ? f.since : f.until) < 0)
+			return cli_fail(EXIT_USAGE,
+				"cannot read the time %s (try 2026-01-02T03:04 or 10m)", optarg);
+		else if (!text_filter(&f, c, optarg) && c != 's' && c != 'u')
+			return cli_usage("audit", c == 'h');
 	}
 	if (argc - optind > 1)
 		return cli_usage("audit", false);

@@ -86,7 +86,9 @@ def test_what_is_permissive_is_seen_not_stopped(w):
     assert seen and seen[-1]["verdict"] == "allow" and "no rule allows it" in seen[-1]["reason"], seen
     w.policy(rules(CLI, "name: would, deny: connect, from: { program: cli }, permissive: true"))
     assert connects(cli) == 0
-    last = [e for e in w.audit("--type", "decision") if e.get("mode") == "permissive"][-1]
+    last = w.audit("--mode", "permissive", "--verdict", "allow", "--rule", "cli-to-srv")[-1]
+    assert not w.audit("--mode", "permissive", "--verdict", "deny")
+    assert not w.audit("--until", "2020-01-01") and w.audit("--since", "1h", "--until", "2100-01-01")
     assert "would" in last["reason"] and last["rule"] == "cli-to-srv", last
 
 
