@@ -34,7 +34,9 @@ static void sock_forget(struct enforce *e, struct request *r)
 	if (r->sock < 0)
 		return;
 	/* Explicitly: the description lives on in the program, and epoll watches descriptions. */
-	epoll_ctl(e->ready, EPOLL_CTL_DEL, r->sock, NULL);
+	if (r->watched)
+		epoll_ctl(e->ready, EPOLL_CTL_DEL, r->sock, NULL);
+	r->watched = false;
 	fds_close_foreign(r->sock);
 	r->sock = -1;
 }
@@ -61,6 +63,7 @@ void call_wait_socket(struct enforce *e, struct request *r, uint32_t events)
 		call_wait(e, r, REQUEST_WAIT_TICK);
 		return;
 	}
+	r->watched = true;
 	call_wait(e, r, REQUEST_WAIT_SOCKET);
 }
 

@@ -87,6 +87,7 @@ struct request {
 	uint32_t pid;
 	bool walked;  /* its path has been walked by a child: the kernel knows it now */
 	bool again;   /* served before, perhaps by a predecessor: look for what is done already */
+	bool watched; /* sock is in the set of sockets waited for */
 	bool started; /* the guard has let the connection begin: only its end is awaited */
 	enum answer_to answer_to;
 	Belay__Lease lease; /* that came with the answer; generation 0: none */

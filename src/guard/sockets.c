@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "fabric.pb-c.h"
@@ -34,6 +35,8 @@ static void sockets_made(
 	else if (g->arrows[ROLE_ENFORCE].opened == w->enforce &&
 		 arrow_send(g, ROLE_ENFORCE, &out.base, fds, n_fds) < 0)
 		log_warn("cannot pass sockets to enforce");
+	for (size_t i = 0; i < n_fds; i++)
+		close(take_fd(&fds[i])); /* ours, and fresh: nothing that could wait */
 	free(w);
 }
 

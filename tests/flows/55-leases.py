@@ -45,15 +45,17 @@ def leased(w):
     return [e for e in starts(w) if e.get("reason") == "leased"]
 
 
+def marked(w, cli):
+    """A socket of the process that carries a lease's mark: connected under it, if at once."""
+    def one():
+        cli.do("again(5)")
+        return cli.do("marked()")
+    return wait_for("a lease", one)
+
+
 def warm(w, cli):
     """The process holds a lease: a socket made now is marked for it."""
-    def holds():
-        cli.do("again(5)")
-        n = cli.do("marked()")
-        if n is not None:
-            cli.do(f"close({n})")
-        return n is not None
-    wait_for("a lease", holds)
+    cli.do(f"close({marked(w, cli)})")
 
 
 def judged(w, cli, port=7001):
@@ -149,11 +151,9 @@ def test_time_is_over_after_a_second(w):
 
 def test_another_image_has_no_lease(w):
     srv, cli, paths = pair(w)
-    warm(w, cli)
     cli.do(f"INSIDE = {INSIDE!r}")
-    cli.do("fd = marked()")
-    cli.do("os.set_inheritable(fd, True)")
-    fd = cli.do("fd")
+    fd = marked(w, cli)
+    cli.do(f"os.set_inheritable({fd}, True)")
     cli.tell(f"os.execv({paths['oth']!r}, ['oth', '-c', INSIDE])")
     before = len(leased(w))
     assert cli.errno("connect('127.0.0.1', 7001)") == errno.EACCES
@@ -163,22 +163,19 @@ def test_another_image_has_no_lease(w):
 
 def test_a_marked_socket_reaches_one_place_for_one_process(w):
     srv, cli, paths = pair(w)
-    warm(w, cli)
-    n = cli.do("marked()")
+    n = marked(w, cli)
     before = len(leased(w))
     assert cli.errno(f"S[{n}].connect(('127.0.0.1', 7009))") == errno.EACCES, "a place the policy does not list"
     assert cli.errno(f"S[{n}].connect(('127.0.0.1', 7002))") == 0    # asked about
     assert len(leased(w)) == before
     # A child of the same image is another process: it is asked about. Another image is refused.
-    warm(w, cli)
-    n = cli.do("marked()")
+    n = marked(w, cli)
     before = len(leased(w))
     cli.do(f"def child():\n p = os.fork()\n if p == 0:\n  try:\n   S[{n}].connect(('127.0.0.1', 7001)); os._exit(0)\n"
            "  except OSError as e:\n   os._exit(e.errno)\n return os.waitstatus_to_exitcode(os.waitpid(p, 0)[1])")
     assert cli.do("child()") == 0
     assert len(leased(w)) == before
-    warm(w, cli)
-    n = cli.do("marked()")
+    n = marked(w, cli)
     code = f"import socket, sys; sys.exit(socket.socket(fileno={n}).connect_ex(('127.0.0.1', 7001)))"
     assert cli.do(f"__import__('subprocess').run([{paths['oth']!r}, '-c', {code!r}], pass_fds=[{n}]).returncode") == errno.EACCES
 
