@@ -62,10 +62,19 @@ void *next(int fd, const ProtobufCMessageDescriptor *d)
 	ssize_t len = fds_recv(fd, buf, sizeof(buf), fds, &n, MSG_DONTWAIT);
 	if (len <= 0)
 		return NULL;
-	for (size_t i = 0; i < n; i++)
-		close(fds[i]);
 	void *m = ipc_unpack(d, buf, (size_t)len);
 	assert_non_null(m);
+	const Belay__ToEnforce *e = m;
+	if (d == &belay__to_enforce__descriptor &&
+		e->body_case == BELAY__TO_ENFORCE__BODY_LEASE_BOOK) {
+		lease_book_unmap(w->book);
+		assert_int_equal(lease_book_map(fds[0], &w->book), 0);
+		if (w->kept.name[0])
+			close(w->kept.fd);
+		w->kept = (struct heritage_kept){.name = "leases", .fd = dup(fds[0])};
+	}
+	for (size_t i = 0; i < n; i++)
+		close(fds[i]);
 	return m;
 }
 
@@ -181,6 +190,7 @@ void ask_on(Belay__Question__Call call, uint32_t pid, const char *address, int s
 	q.tree = w->tree;
 	q.pid = pid;
 	q.family = AF_INET;
+	q.lease = w->lease;
 	q.address = address ? &addr : NULL;
 	m.id = ++w->question;
 	m.body_case = BELAY__FROM_ENFORCE__BODY_QUESTION;
@@ -208,6 +218,7 @@ int answer(void)
 	assert_int_equal(m->body_case, BELAY__TO_ENFORCE__BODY_ANSWER);
 	assert_int_equal(m->id, w->question);
 	int error = m->answer->error;
+	w->leased = m->answer->lease ? *m->answer->lease : (Belay__Lease){0};
 	ipc_free(m);
 	return error;
 }
@@ -250,8 +261,13 @@ void guard_start(void)
 	w->g.component.heritage.state_dir = w->state_dir;
 	w->g.component.heritage.memory = w->memory;
 	w->g.component.heritage.owner_uid = getuid();
+	if (w->kept.name[0]) { /* a successor's */
+		w->g.component.heritage.kept = &w->kept;
+		w->g.component.heritage.n_kept = 1;
+	}
 	if (guard_open(&w->g, &e) < 0)
 		fail_msg("%s", e.text);
+	w->kept.name[0] = '\0';
 	w->attest = arrow_to(ROLE_ATTEST);
 	w->enforce = arrow_to(ROLE_ENFORCE);
 	Belay__ToEnforce *book = next(w->enforce, &belay__to_enforce__descriptor);
@@ -299,6 +315,9 @@ int teardown(void **state)
 {
 	(void)state;
 	guard_stop();
+	lease_book_unmap(w->book);
+	if (w->kept.name[0])
+		close(w->kept.fd);
 	close(w->state_dir);
 	close(w->memory);
 	close(w->pidfd);

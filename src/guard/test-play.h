@@ -11,6 +11,7 @@
 #include "guard/judge.h"
 #include "guard/pb.h"
 #include "guard/refusals.h"
+#include "ipc/lease.h"
 #include "registry/registry.h"
 
 enum { SERVER = 101, CLIENT = 102, STRANGER = 103 };
@@ -20,7 +21,11 @@ struct world {
 	char dir[64];
 	int state_dir, memory, pidfd, attest, fabric, enforce, dispatcher;
 	uint64_t question, tree, inode;
-	bool foreign; /* whoever is attested has mapped what nobody enrolled */
+	bool lease;          /* questions ask for a lease */
+	Belay__Lease leased; /* of the last answer; generation 0: none */
+	struct lease_book *book;
+	struct heritage_kept kept; /* the book, for a successor */
+	bool foreign;              /* whoever is attested has mapped what nobody enrolled */
 };
 
 extern struct world *w;
