@@ -219,9 +219,11 @@ void lease_cut_all(struct guard *g)
 
 void lease_cut_process(struct guard *g, uint32_t pid)
 {
-	for (uint32_t i = 0; i < LEASE_BOOK_MAX && g->leases->n; i++)
-		if (g->leases->lease[i].pid == pid)
+	for (uint32_t i = 0; i < LEASE_BOOK_MAX && g->leases->n; i++) {
+		const struct lease *l = &g->leases->lease[i];
+		if (l->holds && (l->pid == pid || l->channel.to->evidence->pid == pid))
 			lease_cut(g, i);
+	}
 }
 
 void lease_cut_destination(struct guard *g, const struct addr *a)
@@ -238,7 +240,7 @@ void lease_cut_destination(struct guard *g, const struct addr *a)
 static void use_record(struct guard *g, const struct lease *l, const struct lease_use *u)
 {
 	struct channel t = l->channel, *c = channel_find_names(g, t.transport, &u->a, &t.b);
-	if (c && c->unseen)
+	if (c && c->unseen && !g->restored)
 		return; /* our predecessor got as far as this */
 	t.a = u->a;
 	t.slot = -1;
@@ -253,6 +255,9 @@ static void use_record(struct guard *g, const struct lease *l, const struct leas
 		guard_end_connection(g, &u->a, &u->b);
 		return;
 	}
+	/* The list being taken may be without it, and its end may have been told to nobody. */
+	if (g->dumping)
+		restore_again(g);
 	if (!l->holds || t.from->facts != g->facts)
 		channel_judge_one(g, c, "policy");
 }

@@ -28,6 +28,7 @@ void lease_read(struct guard *g);
 /* ---- cut short ---- */
 
 void lease_cut_all(struct guard *g);
+/* Whichever end it is: it is another image, or another one than was thought, or no more. */
 void lease_cut_process(struct guard *g, uint32_t pid);
 /* The listener at `a` went: a wildcard stands for every address. */
 void lease_cut_destination(struct guard *g, const struct addr *a);

@@ -273,8 +273,11 @@ static void process_attested(
 		return;
 	}
 	p->start_time = e->start_time;
+	uint64_t was = p->subject ? p->subject->principal : 0;
 	subject_unref(p->subject);
 	p->subject = subject_local(g, e);
+	if (!p->subject || p->subject->principal != was)
+		lease_cut_process(g, p->pid);
 	p->taken_ms = p->attesting_exec ? 0 : clock_mono_ms();
 	p->facts = g->facts;
 	/* Of a program outside of all trees nothing is kept: it asks seldom, and is in nobody's

@@ -133,7 +133,7 @@ static void test_a_use_that_crosses_the_cut_is_judged(void **state)
 	expect(BELAY__TO_FABRIC__BODY_DESTROY);
 	used("127.0.0.1:41000", AT, w->leased.generation);
 	bell();
-	assert_string_equal(channel_from("127.0.0.1:41000")->ending, "policy");
+	assert_string_equal(channel_from("127.0.0.1:41000")->why_ending, "policy");
 	expect(BELAY__TO_FABRIC__BODY_DESTROY);
 }
 

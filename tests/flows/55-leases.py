@@ -225,14 +225,17 @@ def stream(seconds):
                     kills += 1
     names, bad = cli.hear(SECONDS + 60)
     wait_for("service is back", lambda: cli.errno("again(1)") == 0)
-    wait_for("all channels have ended", lambda: not w.channels())
+    with contextlib.suppress(AssertionError):
+        wait_for("all channels have ended", lambda: not w.channels())
+    assert not w.channels(), w.channels()
     s = starts(w)
     lost = collections.Counter(names) - collections.Counter(int(x["from"]["address"].split(":")[1]) for x in s)
     print(f"# {len(names)} connections, {len(leased(w))} leased, {kills} kills", flush=True)
     assert not lost, f"unrecorded: {lost}"
     assert not bad, f"false results: {bad}"
     ends = collections.Counter(x["channel"] for x in w.audit("--type", "channel-end"))
-    assert not [x for x in s if ends[x["channel"]] != 1], "a channel without its one end"
+    # A guard killed between the log and its table logs an end again: twice is true, never is not.
+    assert not [x for x in s if not ends[x["channel"]]], "a channel without an end"
     w.belay("audit", "verify")
 
 
