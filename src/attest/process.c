@@ -53,16 +53,22 @@ static ssize_t read_some(int dir, const char *name, char *buf, size_t size)
 	return n < 0 ? -errno : n;
 }
 
-static int read_stat(int proc, struct proc_stat *ret)
+int process_stat(int proc, struct proc_stat *ret)
 {
 	char text[PROC_TEXT_MAX];
 	ssize_t n = read_some(proc, "stat", text, sizeof(text));
 	return n < 0 ? (int)n : parse_stat(text, (size_t)n, ret);
 }
 
-static int read_status(int proc, struct proc_status *ret)
+int process_status(int proc, struct proc_status *ret)
 {
-	_cleanup_free_ char *text = NULL;
+	char begin[PROC_TEXT_MAX];
+	ssize_t n = read_some(proc, "status", begin, sizeof(begin));
+	if (n < 0)
+		return (int)n;
+	if ((size_t)n < sizeof(begin))
+		return parse_status(begin, (size_t)n, ret);
+	_cleanup_free_ char *text = NULL; /* in many groups */
 	size_t len;
 	int r = fds_read_file(proc, "status", STATUS_MAX, &text, &len);
 	return r < 0 ? r : parse_status(text, len, ret);
@@ -75,7 +81,7 @@ static int take_user(struct reading *r)
 	struct evidence *e = &r->evidence;
 	struct proc_status st;
 	char text[32];
-	int k = read_status(r->proc, &st);
+	int k = process_status(r->proc, &st);
 	if (k < 0)
 		return k;
 	e->uid = st.uid;
@@ -123,32 +129,6 @@ static void take_name(struct reading *r)
 	size_t len = strnlen(text, (size_t)n);
 	const char *slash = memrchr(text, '/', len), *base = slash ? slash + 1 : text;
 	text_scrub(base, len - (size_t)(base - text), r->evidence.name, sizeof(r->evidence.name));
-}
-
-/*
- * The process context. A parent that ended while we read could have left its number to another;
- * that one would have started after its supposed child, which ends the list.
- */
-static void take_ancestors(struct reading *r, uint32_t ppid, uint64_t child_start)
-{
-	struct evidence *e = &r->evidence;
-	while (ppid > 0 && e->n_ancestors < ARRAY_LEN(e->ancestors)) {
-		char name[32];
-		struct proc_stat st;
-		struct proc_status status;
-		snprintf(name, sizeof(name), "/proc/%u", ppid);
-		_cleanup_close_ int proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (proc < 0 || read_stat(proc, &st) < 0 || read_status(proc, &status) < 0 ||
-			st.start_time > child_start)
-			return;
-		struct ancestor *a = &e->ancestors[e->n_ancestors++];
-		a->pid = ppid;
-		a->start_time = st.start_time;
-		a->uid = status.uid;
-		text_scrub(st.comm, strlen(st.comm), a->name, sizeof(a->name));
-		ppid = st.ppid;
-		child_start = st.start_time;
-	}
 }
 
 /* ---- the image ---- */
@@ -261,7 +241,7 @@ int reading_open(struct reading *r, uint32_t pid, int pidfd, bool at_exec, struc
 	r->pidfd = pidfd;
 	r->at_exec = at_exec;
 	r->proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int k = r->proc < 0 ? -errno : read_stat(r->proc, &st);
+	int k = r->proc < 0 ? -errno : process_stat(r->proc, &st);
 	if (k < 0)
 		return error_errno(why, k, "process %u is not there", pid);
 	e->pid = r->key.pid = pid;
@@ -277,17 +257,17 @@ int reading_open(struct reading *r, uint32_t pid, int pidfd, bool at_exec, struc
 }
 
 int reading_take(
-	struct reading *r, struct memory *memory, struct libraries *known, struct error *why)
+	struct reading *r, struct memory *memory, const struct known *known, struct error *why)
 {
 	struct evidence *e = &r->evidence;
 	int k = take_exe(r, why);
-	k = k < 0 ? k : take_maps(r, known, why);
+	k = k < 0 ? k : take_maps(r, known->libraries, why);
 	if (k < 0)
 		return k;
 	take_name(r);
 	take_start(r, memory, e->pid);
 	take_cgroup(r);
-	take_ancestors(r, r->ppid, e->start_time);
+	ancestors_take(known->ancestors, r->ppid, e->start_time, e);
 	e->netns = namespace_of(r->proc, "ns/net");
 	e->mntns = namespace_of(r->proc, "ns/mnt");
 	e->userns = namespace_of(r->proc, "ns/user");
@@ -322,7 +302,7 @@ static bool is_alive(uint32_t pid, uint64_t start_time)
 	struct proc_stat st;
 	snprintf(name, sizeof(name), "/proc/%u", pid);
 	_cleanup_close_ int proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return proc >= 0 && read_stat(proc, &st) == 0 && st.start_time == start_time;
+	return proc >= 0 && process_stat(proc, &st) == 0 && st.start_time == start_time;
 }
 
 /* A start that is not remembered would later be taken for an older one: no evidence then. */
@@ -343,7 +323,7 @@ int reading_finish(struct reading *r, struct memory *memory, struct error *why)
 {
 	struct stat st;
 	struct proc_stat now;
-	int k = fstatat(r->proc, "exe", &st, 0) < 0 ? -errno : read_stat(r->proc, &now);
+	int k = fstatat(r->proc, "exe", &st, 0) < 0 ? -errno : process_stat(r->proc, &now);
 	if (k < 0)
 		return error_errno(why, k, "process %u ended meanwhile", r->evidence.pid);
 	if (st.st_dev != r->exe_st.st_dev || st.st_ino != r->exe_st.st_ino ||

@@ -7,6 +7,7 @@
 
 #include <sys/stat.h>
 
+#include "attest/ancestor.h"
 #include "attest/maps.h"
 #include "attest/memory.h"
 #include "attest/parse.h"
@@ -36,6 +37,9 @@ struct reading {
 	size_t n_wanted;
 };
 
+int process_stat(int proc, struct proc_stat *ret) _must_check_;
+int process_status(int proc, struct proc_status *ret) _must_check_;
+
 void reading_init(struct reading *r);
 void reading_close(struct reading *r);
 /*
@@ -44,8 +48,13 @@ void reading_close(struct reading *r);
  */
 int reading_open(
 	struct reading *r, uint32_t pid, int pidfd, bool at_exec, struct error *why) _must_check_;
+/* What is kept from one reading to the next. */
+struct known {
+	struct libraries *libraries;
+	struct ancestors *ancestors;
+};
 /* Everything but hashes. May wait as long as a file system of the process likes. */
-int reading_take(struct reading *r, struct memory *memory, struct libraries *known,
+int reading_take(struct reading *r, struct memory *memory, const struct known *known,
 	struct error *why) _must_check_;
 /* After the hashes are in: is it still that process and that image? Remembers the start when
  * at_exec. */

@@ -41,7 +41,7 @@ struct request {
 struct attest {
 	struct hasher *hasher;
 	struct memory *memory;
-	struct libraries *libraries;
+	struct known known;
 	struct workers *workers;
 	LIST_HEAD(, request) requests;
 	size_t n;
@@ -54,7 +54,9 @@ int attest_new(uv_loop_t *loop, int memory, struct attest **ret, int *ret_memory
 	if (r == 0)
 		r = workers_new(loop, &a->workers);
 	if (r == 0)
-		r = libraries_new(&a->libraries);
+		r = libraries_new(&a->known.libraries);
+	if (r == 0)
+		r = ancestors_new(&a->known.ancestors);
 	if (r == 0) {
 		r = memory_open(memory, &a->memory, ret_memory);
 		/* One that cannot be used is forgotten: processes then have no remembered start. */
@@ -94,7 +96,7 @@ static int hash_all(struct request *q)
 static int look_at_process(struct request *q)
 {
 	struct reading *r = &q->reading;
-	int k = reading_take(r, q->attest->memory, q->attest->libraries, &q->why);
+	int k = reading_take(r, q->attest->memory, &q->attest->known, &q->why);
 	k = k < 0 ? k : hash_all(q);
 	return k < 0 ? k : reading_finish(r, q->attest->memory, &q->why);
 }
