@@ -10,13 +10,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MEMORY_MAGIC 0x62656c61792d6d31 /* layout version 1 */
+#define MEMORY_MAGIC 0x62656c61792d6d32 /* layout version 2 */
+
+struct start {
+	char name[64];
+	uint16_t script; /* 0: none; else one more than its place in the table */
+	uint8_t interpreter, starting;
+};
+
+/* Never changed while a start names it. */
+struct script_facts {
+	char path[512];
+	struct digest sha256;
+};
 
 struct table {
 	uint64_t magic;
 	uint64_t high; /* no slot from here on was ever used */
 	struct memory_key keys[MEMORY_SLOTS];
-	struct memory_facts facts[MEMORY_SLOTS];
+	struct start starts[MEMORY_SLOTS];
+	struct script_facts scripts[MEMORY_SCRIPTS];
 };
 
 struct memory {
@@ -79,6 +92,60 @@ static bool same_image(const struct memory_key *a, const struct memory_key *b)
 	       a->image.arguments == b->image.arguments;
 }
 
+static bool same_script(const struct script_facts *s, const struct memory_facts *f)
+{
+	return strcmp(s->path, f->script_path) == 0 && digest_equal(&s->sha256, &f->script_sha256);
+}
+
+/* A place no start names, whether of a living process or not; negative: none. */
+static int script_free(const struct table *t, int limit)
+{
+	bool named[MEMORY_SCRIPTS + 1] = {false};
+	for (size_t s = 0; s < t->high; s++)
+		if (t->keys[s].used && t->starts[s].script <= MEMORY_SCRIPTS)
+			named[t->starts[s].script] = true;
+	for (int i = 0; i < limit; i++)
+		if (!named[i + 1])
+			return i;
+	return -1;
+}
+
+/*
+ * 0: it has none; negative: there is no room for one more. A path, which is for people, has many
+ * spellings: when its part of the table is full it is left out, and the digest counts as ever.
+ */
+static int script_put(struct table *t, const struct memory_facts *f)
+{
+	if (!f->script_path[0] && digest_is_none(&f->script_sha256))
+		return 0;
+	for (int i = 0; i < MEMORY_SCRIPTS; i++)
+		if (same_script(&t->scripts[i], f))
+			return i + 1;
+	int limit = f->script_path[0] ? MEMORY_SCRIPTS - MEMORY_PATHLESS : MEMORY_SCRIPTS;
+	int i = script_free(t, limit);
+	if (i < 0 && f->script_path[0]) {
+		struct memory_facts pathless = {.script_sha256 = f->script_sha256};
+		return script_put(t, &pathless);
+	}
+	if (i < 0)
+		return -ENOSPC;
+	memcpy(t->scripts[i].path, f->script_path, sizeof(t->scripts[i].path));
+	t->scripts[i].sha256 = f->script_sha256;
+	return i + 1;
+}
+
+static void facts_get(const struct table *t, size_t s, struct memory_facts *ret)
+{
+	const struct start *f = &t->starts[s];
+	*ret = (struct memory_facts){.interpreter = f->interpreter, .starting = f->starting};
+	memcpy(ret->name, f->name, sizeof(ret->name));
+	if (!f->script || f->script > MEMORY_SCRIPTS)
+		return;
+	const struct script_facts *script = &t->scripts[f->script - 1];
+	memcpy(ret->script_path, script->path, sizeof(ret->script_path));
+	ret->script_sha256 = script->sha256;
+}
+
 /* The process's slot, else a free one, else one whose process is gone; negative: none. */
 static int slot_for(const struct table *t, const struct memory_key *key, memory_alive_fn alive)
 {
@@ -103,11 +170,15 @@ static int put(struct table *t, const struct memory_key *key, const struct memor
 	memory_alive_fn alive)
 {
 	int s = slot_for(t, key, alive);
-	if (s < 0)
+	int script = s < 0 ? s : script_put(t, facts);
+	if (script < 0)
 		return -ENOSPC;
 	/* Killed in the middle, the slot is free rather than half true. */
 	__atomic_store_n(&t->keys[s].used, 0, __ATOMIC_SEQ_CST);
-	t->facts[s] = *facts;
+	t->starts[s] = (struct start){.script = (uint16_t)script,
+		.interpreter = facts->interpreter,
+		.starting = facts->starting};
+	memcpy(t->starts[s].name, facts->name, sizeof(facts->name));
 	struct memory_key k = *key;
 	k.used = 0;
 	t->keys[s] = k;
@@ -117,10 +188,10 @@ static int put(struct table *t, const struct memory_key *key, const struct memor
 	return 0;
 }
 
-static bool same_facts(const struct memory_facts *a, const struct memory_facts *b)
+/* Equal scripts have one place. */
+static bool same_start(const struct start *a, const struct start *b)
 {
-	return strcmp(a->name, b->name) == 0 && strcmp(a->script_path, b->script_path) == 0 &&
-	       digest_equal(&a->script_sha256, &b->script_sha256) &&
+	return strcmp(a->name, b->name) == 0 && a->script == b->script &&
 	       a->interpreter == b->interpreter && a->starting == b->starting;
 }
 
@@ -131,7 +202,7 @@ static bool last(const struct table *t, uint32_t pid, uint64_t start_time, struc
 		size_t s = slot_of(pid, i);
 		if (!same_process(&t->keys[s], &key))
 			continue;
-		*ret = t->facts[s];
+		facts_get(t, s, ret);
 		return true;
 	}
 	return false;
@@ -147,20 +218,22 @@ static bool get(const struct table *t, const struct memory_key *key, struct memo
 		 * of. */
 		if (!same_image(&t->keys[s], key))
 			return false;
-		*ret = t->facts[s];
+		facts_get(t, s, ret);
 		return true;
 	}
-	const struct memory_facts *found = NULL;
+	const struct start *found = NULL;
+	size_t at = 0;
 	for (size_t s = 0; s < t->high; s++) {
 		const struct memory_key *k = &t->keys[s];
 		if (!k->used || k->start_time > key->start_time || !same_image(k, key))
 			continue;
-		if (found && !same_facts(found, &t->facts[s]))
+		if (found && !same_start(found, &t->starts[s]))
 			return false;
-		found = &t->facts[s];
+		found = &t->starts[s];
+		at = s;
 	}
 	if (found)
-		*ret = *found;
+		facts_get(t, at, ret);
 	return found != NULL;
 }
 

@@ -19,6 +19,9 @@
 
 #define MEMORY_SLOTS 16384
 #define MEMORY_PROBES 32
+/* Different ones. A start takes 124 bytes, a script 544: 2.5 MiB at most. */
+#define MEMORY_SCRIPTS 1024
+#define MEMORY_PATHLESS 256 /* of them */
 
 struct memory_key {
 	uint32_t pid;

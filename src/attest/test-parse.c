@@ -380,6 +380,26 @@ static void test_memory(void **state)
 	assert_int_equal(memory_open(junk, &m, &fd), -EINVAL);
 }
 
+/* Many spellings of one script's path cost their paths, not anybody's script. */
+static void test_memory_scripts(void **state)
+{
+	(void)state;
+	struct memory *m;
+	int fd;
+	assert_int_equal(memory_open(-1, &m, &fd), 0);
+	struct memory_facts f = {.interpreter = 1, .script_sha256 = {{1}}}, got;
+	for (uint32_t i = 1; i <= MEMORY_SCRIPTS + 100; i++) {
+		struct memory_key k = {.pid = i, .start_time = i};
+		snprintf(f.script_path, sizeof(f.script_path), "/%u", i);
+		assert_int_equal(memory_put(m, &k, &f, always_alive), 0);
+		assert_true(memory_get(m, &k, &got));
+		assert_true(digest_equal(&got.script_sha256, &f.script_sha256));
+		assert_string_equal(got.script_path,
+			i <= MEMORY_SCRIPTS - MEMORY_PATHLESS ? f.script_path : "");
+	}
+	memory_close(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -395,6 +415,7 @@ int main(void)
 		cmocka_unit_test(test_walk),
 		cmocka_unit_test(test_interpreters),
 		cmocka_unit_test(test_memory),
+		cmocka_unit_test(test_memory_scripts),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
