@@ -155,6 +155,26 @@ def test_datagrams_to_another_node(w):
         b.close()
 
 
+def test_programs_of_others(w):
+    need("socat")
+    b = two_nodes(w)
+    try:
+        srv, cli, other = agents(w, b)
+        srv.do("answers(udp('0.0.0.0', 7001))")
+        for x in (w, b):
+            x.enroll(shutil.which("socat"), "socat")
+        w.policy(rules(BIND, FROM_BETA.replace("program: cli", "program: [cli, socat]")))
+        b.policy(rules(TO_ALPHA.replace("program: cli", "program: [cli, socat]")))
+        r = b.run("socat", "-t1", "-", f"UDP:{A}:7001", input="hello")
+        assert r.stdout == "re:hello", r
+        r = b.run("socat", "-t1", "-", f"UDP-DATAGRAM:{A}:7001", input="hello")
+        assert r.stdout == "re:hello", r
+        r = b.run("socat", "-t1", "-", f"UDP:{A}:7004", input="hello", check=False)
+        assert r.returncode and not r.stdout and "Permission denied" in r.stderr, r
+    finally:
+        b.close()
+
+
 # -- outside
 
 def own_address():
