@@ -289,6 +289,8 @@ static int filling_enter(struct stock *s, const int *fds)
 	for (size_t i = 0; r == 0 && i < f->count; i++) {
 		random_secret(&f->key[i]);
 		r = channel_new_id(f->id[i]);
+		/* As those that are asked for: one listener's share a data connection. */
+		f->id[i][0] = (uint8_t)((f->id[i][0] & ~1u) | (s->destination.port & 1u));
 		if (r == 0)
 			r = channel_secrets_derive(
 				&f->key[i], f->theirs, f->ours, &n->exporter, f->id[i], &keys[i]);

@@ -137,6 +137,9 @@ def test_each_lie_ends_the_link_and_is_logged(w):
             "an address of alpha as source": [hello(), opening(source="10.77.0.1")],
             "a stranger's address as source": [hello(), opening(source="192.0.2.9")],
             "no evidence": [hello(), field(2, field(1, 7) + field(8, os.urandom(32)))],
+            "more in advance than there may be": [hello(), field(20, field(1, 1) + field(3, b"c" * 16) + field(4, b"n" * 32) + field(5, 65))],
+            "none in advance": [hello(), field(20, field(1, 1) + field(3, b"c" * 16) + field(4, b"n" * 32))],
+            "in advance, of nothing": [hello(), field(20, field(1, 1) + field(4, b"n" * 32) + field(5, 1))],
             "short nonce": [hello(), field(2, field(1, 7) + field(2, b"") + field(6, addr("10.77.0.2", 0)) + field(7, addr("10.77.0.1", 1)) + field(8, b"x"))],
         }
         for what, messages in lies.items():
@@ -185,6 +188,19 @@ def test_what_it_may_ask_is_judged_by_alpha(w):
         a = ask()
         assert error(a) == 0 and len(a[4]) == 16 and len(a[5]) == 32, a
         wait_for("a channel", lambda: w.channels())
+        # Channels in advance: of that one, and of no other's channel or lease.
+        def reserve(**kw):
+            x = {"lease": 0, "channel": a[4], "count": 4, **kw}
+            r.send(field(20, field(1, 9) + field(2, x["lease"]) + field(3, x["channel"]) + field(4, os.urandom(32)) + field(5, x["count"])))
+            while True:
+                m = r.receive()
+                if 21 in m:
+                    return fields(m[21])
+        assert error(reserve(channel=os.urandom(16))) == -2, "of a channel nobody has"
+        assert error(reserve(lease=12345)) == -2, "of a lease nobody gave it"
+        got = reserve()
+        assert error(got) != 0 or (got.get(3) and 5 in got), got    # given, or its data connections are down
+        r.send(field(22, field(1, 777) + field(3, 1)))              # an end of what is not: nothing
         # It never opens it: it ends by itself. Nobody can end what is not theirs; an unknown id does nothing.
         r.send(field(4, field(1, os.urandom(16)) + field(2, b"x")))
         r.send(field(3, field(1, 99) + field(4, os.urandom(16)) + field(5, os.urandom(32)) + field(6, os.urandom(32))))
