@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 bool trust_stat(const struct stat *st)
@@ -21,7 +23,7 @@ struct walk {
 	int root;
 	int dirs[TRUST_DEPTH_MAX]; /* from the root to where we stand: what ".." leads back to */
 	size_t n;
-	dev_t proc_dev;
+	dev_t proc_dev, root_dev;
 	unsigned links;
 	char rest[PATH_MAX]; /* what is still to be walked */
 };
@@ -92,6 +94,17 @@ static int walk_component(struct walk *w, char *ret)
 	return 1;
 }
 
+/*
+ * A program that serves a file system says of its files whatever it likes, also that root owns
+ * them, and users may mount such over a directory of theirs. What the root itself lies on was its
+ * owner's choice.
+ */
+static bool served_by_program(const struct walk *w, int fd, const struct stat *st)
+{
+	struct statfs fs;
+	return st->st_dev != w->root_dev && (fstatfs(fd, &fs) < 0 || fs.f_type == FUSE_SUPER_MAGIC);
+}
+
 static int walk_step(struct walk *w, const char *name)
 {
 	struct stat st;
@@ -110,6 +123,8 @@ static int walk_step(struct walk *w, const char *name)
 	_cleanup_close_ int fd = openat(walk_here(w), name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return -errno;
+	if (served_by_program(w, fd, &st))
+		return -EPERM;
 	if (S_ISLNK(st.st_mode))
 		return walk_link(w, fd);
 	if (w->n == TRUST_DEPTH_MAX)
@@ -125,7 +140,10 @@ int trust_walk(int root, const char *path, dev_t proc_dev)
 	if (path[0] != '/' || n >= sizeof(w.rest))
 		return -EINVAL;
 	memcpy(w.rest, path, n + 1);
+	struct stat st;
 	int r = walk_to_root(&w);
+	if (r == 0 && fstat(walk_here(&w), &st) == 0)
+		w.root_dev = st.st_dev;
 	char name[NAME_MAX + 1];
 	while (r == 0 && (r = walk_component(&w, name)) > 0)
 		r = walk_step(&w, name);
