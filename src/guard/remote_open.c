@@ -121,7 +121,10 @@ static void asking_fail(struct asking *a, int error, const char *why)
 	snprintf(notice, sizeof(notice), "belay: cannot reach node %s: %s (try belay node list)",
 		a->node->name, why);
 	snprintf(node, sizeof(node), "%s", a->node->name);
-	bool later = error == -EAGAIN || (error == -EHOSTUNREACH && !a->node->gone);
+	/* Worth another try if its link or conn has just gone; not when it was silent for long. */
+	uint64_t asked_ms = a->deadline_ms - REMOTE_OPEN_MS;
+	bool soon = clock_mono_ms() - asked_ms < REMOTE_OPEN_MS / 3;
+	bool later = error == -EAGAIN || (error == -EHOSTUNREACH && !a->node->gone && soon);
 	asking_free(a);
 	if (j && later)
 		job_later(j, -EHOSTUNREACH, node, notice);
