@@ -130,7 +130,10 @@ int signer_invite(struct signer *s, struct signer_reply *ret, struct error *e)
 	return r < 0 ? error_errno(e, r, "cannot answer") : 0;
 }
 
-/* When a certificate of that name counts as made: after its last removal, whatever the clock says.
+/*
+ * When a certificate of that name counts as made: after its last removal, whatever the clock says.
+ * And until when those that were made are void if it is removed now: the same, so that one made
+ * since the last removal, in a second yet to come perhaps, is among them.
  */
 static uint64_t issue_time(const struct signer *s, const char *node)
 {
@@ -176,7 +179,7 @@ int signer_remove(
 	snprintf(next.domain, sizeof(next.domain), "%s", s->node.domain);
 	next.version++;
 	removals_prune(&next, now - LIFE_USUAL_S - X509_SKEW_S);
-	r = removals_add(&next, m->node, now);
+	r = removals_add(&next, m->node, issue_time(s, m->node));
 	int n = r < 0 ? r : removals_encode(&next, buf);
 	if (n < 0)
 		return error_errno(

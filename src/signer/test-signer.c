@@ -243,6 +243,12 @@ static void test_removals(void **state)
 	assert_int_equal(x509_node_parse(r.cert.data, r.cert.len, &n, &e), 0);
 	assert_false(removals_has(&l, "beta", n.issued));
 	signer_reply_clear(&r);
+	/* Removed again at once, that one is void too. */
+	rm.node = "beta";
+	assert_int_equal(ask(&a, BELAY__TO_SIGNER__BODY_REMOVE, &rm, &r), 0);
+	assert_int_equal(removals_decode(r.data.data, r.data.len, &l), 0);
+	assert_true(removals_has(&l, "beta", n.issued));
+	signer_reply_clear(&r);
 	signer_close(&a);
 }
 
