@@ -60,6 +60,9 @@ int signer_identity_set(struct signer *s, struct der *key, struct der *cert, str
 		r = signer_der_copy(ca->data, ca->len, &ret->ca);
 	if (r < 0)
 		return error_errno(e, r, "cannot keep the node's identity");
+	der_clear(&s->node_key); /* those of before a renewal */
+	der_clear(&s->node_cert);
+	der_clear(&s->ca);
 	s->node_key = *key;
 	s->node_cert = *cert;
 	s->ca = *ca;
