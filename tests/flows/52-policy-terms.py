@@ -108,6 +108,8 @@ def test_times_begin_and_end(w):
     day = "mon tue wed thu fri sat sun".split()
     w.policy(rules(CLI + f", when: '{day[(t.tm_wday + 2) % 7]}'"))
     assert connects(cli) == errno.EACCES
+    if w.mode == "host":
+        return    # the wait for a minute's end shows nothing more there: it is the same guard
     # Until the end of this minute, and at least some seconds from now; across midnight, too.
     while time.gmtime().tm_sec > 50:
         time.sleep(0.5)
