@@ -24,6 +24,7 @@ struct filter {
 	const char *type, *program, *verdict, *rule, *channel, *user, *mode;
 	char since[TIME_TEXT], until[TIME_TEXT];
 	bool json;
+	bool some; /* not all entries are wanted */
 };
 
 static void print_safe(const char *s)
@@ -122,10 +123,7 @@ static bool matches(const struct filter *f, const json_t *o)
 
 static void show(const struct filter *f, const char *entry, size_t len)
 {
-	static const struct filter none;
-	struct filter asked = *f;
-	asked.json = false;
-	bool all = !memcmp(&asked, &none, sizeof(asked));
+	bool all = !f->some;
 	json_t *o = f->json && all ? NULL : json_loadb(entry, len, 0, NULL);
 	if (f->json && (all || (o && matches(f, o)))) {
 		fwrite(entry, 1, len, stdout);
@@ -270,6 +268,7 @@ int audit_query_main(int argc, char **argv)
 	_cleanup_close_ int dir = -1;
 	optind = 0;
 	for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+		f.some |= c != 'j';
 		if (c == 'j')
 			f.json = true;
 		else if (c == 't' && audit_type_parse(optarg) != AUDIT_NONE)
