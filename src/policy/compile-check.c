@@ -172,6 +172,25 @@ static void check_protection(struct check *k)
 			"only");
 }
 
+/* What has no channel has nothing to limit: such a rule would let more through than it says. */
+static void check_limits(struct check *k)
+{
+	static const enum rule_key keys[] = {KEY_IDLE, KEY_CONNECTIONS, KEY_RATE};
+	static const char *const names[] = {"idle", "connections", "rate"};
+	const struct source_body *r = &k->s->r;
+	bool connect = r->ops & IMAGE_OP(POLICY_OP_CONNECT);
+	bool here = r->transports & IMAGE_TRANSPORT(POLICY_UDP) && same_node(k->c, k->s) &&
+		    !(r->flags & IMAGE_RULE_PLAIN);
+	if (!connect || r->flags & IMAGE_RULE_DENY || (!here && !(k->seen & SEEN(KEY_UNIX))))
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+		if (k->seen & SEEN(keys[i]))
+			fault(k, names[i],
+				here ? "write a rule of its own for tcp" : "leave it out",
+				here ? "datagrams on one node have no connection to limit"
+				     : "what goes through a Unix socket is not Belay's to limit");
+}
+
 static void check_ports(struct check *k)
 {
 	if (!k->s->r.ports.count)
@@ -256,6 +275,7 @@ void rule_check(
 	check_deny(&k);
 	check_plain(&k);
 	check_protection(&k);
+	check_limits(&k);
 	check_users(&k, &s->r.from, "from");
 	check_users(&k, &s->r.to, "to");
 	complete(&k);

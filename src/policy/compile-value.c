@@ -147,7 +147,7 @@ bool value_rate(struct compiler *c, const struct yaml_node *v, uint32_t *ret, ui
 {
 	uint64_t n = 0;
 	const char *s = v->kind == YAML_SCALAR ? v->text : "";
-	bool ok = value_digits(&s, 1000000, &n) && n && s[0] == '/';
+	bool ok = value_digits(&s, IMAGE_RATE_MAX, &n) && n && s[0] == '/';
 	uint32_t unit = !ok ? 0 : s[1] == 's' ? 1 : s[1] == 'm' ? 60 : s[1] == 'h' ? 3600 : 0;
 	if (!unit || s[2]) {
 		complain(c, &v->place, "such as 100/s, 10/m or 5/h",

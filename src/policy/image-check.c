@@ -153,7 +153,8 @@ static bool where_ok(const struct policy *p, const struct image_where *w, struct
 
 static bool how_ok(const struct policy *p, const struct image_how *h, struct cursors *c)
 {
-	if (h->encrypt > 1 || !h->rate != !h->rate_s ||
+	if (h->encrypt > 1 || !h->rate != !h->rate_s || h->rate > IMAGE_RATE_MAX ||
+		h->rate_s > IMAGE_RATE_S_MAX ||
 		!list_ok(&h->windows, &c->windows, p->n_windows, IMAGE_LIST_MAX) ||
 		!list_ok(&h->labels, &c->tags, p->n_tags, IMAGE_LIST_MAX))
 		return false;

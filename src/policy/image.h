@@ -22,6 +22,8 @@
 #define IMAGE_ZONES_MAX 256u /* changes of the clock in the policy's time zone */
 #define IMAGE_UID_NONE UINT32_MAX
 #define IMAGE_MINUTES_DAY 1440u
+#define IMAGE_RATE_MAX 1000000u /* new connections in */
+#define IMAGE_RATE_S_MAX 3600u  /* at most so many seconds: each then has its share of a period */
 
 struct image_section {
 	uint32_t offset; /* from the image's start, a multiple of 8 */

@@ -127,7 +127,8 @@ void random_rule(struct rule *r, unsigned i)
 		r->transport = r->transport > 0 ? -1 : r->transport;
 	if (connect && r->plain != 1 && r->unix_path < 0 && r->transport < 1 && world_chance(30))
 		r->encrypt = 1;
-	if (!(r->ops & 1u << POLICY_OP_BIND) && !accept) {
+	bool here = connect && r->plain != 1 && !across && r->transport > 0;
+	if (!(r->ops & 1u << POLICY_OP_BIND) && !accept && !here && r->unix_path < 0) {
 		r->rate = world_chance(30) ? 1 + world_rnd(5) : 0;
 		r->idle = world_chance(30) ? 1 + world_rnd(5) : 0;
 		r->connections = world_chance(30) ? 1 + world_rnd(5) : 0;
